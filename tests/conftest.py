@@ -1,0 +1,12 @@
+"""Settings of every test: CPU, two devices, strict promotion of dtypes and ranks."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+
+import jax
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+if os.environ.get("QKD_GYM_TEST_X64"):
+    jax.config.update("jax_enable_x64", True)
