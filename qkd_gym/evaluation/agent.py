@@ -25,7 +25,11 @@ ROLES = ("random", "passive", "practice", "learned", "ceiling", "oracle")
 
 @dataclasses.dataclass(frozen=True)
 class Agent(abc.ABC, Generic[CarryT]):
-    """A policy with memory. Pure and mappable: the runner calls `vmap(init)` once and `vmap(act)` in a scan."""
+    """A policy with memory. Pure and mappable: the runner calls `vmap(init)` once and `vmap(act)` in a loop.
+
+    An agent that holds arrays is a `struct.dataclass` (a pytree); any other is a hashable frozen dataclass.
+    In a multi-agent task one agent acts for all: observations, masks and actions have the leading agent axis.
+    """
 
     role: ClassVar[str] = "practice"
 
@@ -36,7 +40,7 @@ class Agent(abc.ABC, Generic[CarryT]):
 
     @abc.abstractmethod
     def init(self, key: PRNGKeyArray, env: Environment, params: Any) -> CarryT:
-        """Memory at the start of an episode. `params` are the task's public defaults, never this link's hidden values."""
+        """Memory at the start of an episode. `params` are the task's public defaults, never this link's values."""
 
     @abc.abstractmethod
     def act(self, key: PRNGKeyArray, carry: CarryT, obs: Array, mask: Array | None) -> tuple[Array, CarryT]:
@@ -55,8 +59,9 @@ class PrivilegedAgent(abc.ABC, Generic[CarryT]):
 
     @abc.abstractmethod
     def init(self, key: PRNGKeyArray, env: Environment, params: Any, trace: Any) -> CarryT:
-        """Memory at the start of an episode on the true link `params`. `trace` is `env.exogenous` of every step
-        of this very episode (leading axis time), or None for tasks without one."""
+        """Memory at the start of an episode on the true link `params`. `trace` is `env.exogenous` of this very
+        episode, or None for tasks without one: entry `t` (leading axis, time limit + 1 entries) belongs to the state
+        whose `time` is `t`, so what happens *during* the step taken at time `t` is found in entry `t + 1`."""
 
     @abc.abstractmethod
     def act(
@@ -70,17 +75,21 @@ class RandomAgent(Agent[None]):
     """Uniform over the legal actions."""
 
     space: Any = dataclasses.field(default=None, compare=False)
+    agents: int = 0  # of a multi-agent task; 0: a single agent
     role: ClassVar[str] = "random"
 
     @classmethod
     def of(cls, env: Environment) -> RandomAgent:
-        return cls(space=env.action_space())
+        return cls(space=env.action_space(), agents=len(env.agents))
 
     def init(self, key, env, params):
         return None
 
     def act(self, key, carry, obs, mask):
-        return sample_action(key, self.space, mask), None
+        if not self.agents:
+            return sample_action(key, self.space, mask), None
+        keys = jax.random.split(key, self.agents)
+        return jax.vmap(lambda key, mask: sample_action(key, self.space, mask))(keys, mask), None
 
 
 @dataclasses.dataclass(frozen=True)
