@@ -115,11 +115,15 @@ def lim_channel(
     k, eta, dark, after, mis = as_float(
         intensities, transmittance, dark_count_prob_per_gate, afterpulse_prob, misalignment_error
     )
-    k, eta, dark, after, mis = _align(k, *(x[..., None] for x in (eta, dark, after, mis)))
-    light = eta * k
-    detection = -jnp.expm1(jnp.log1p(-2 * dark) - light)
-    error = dark - mis * jnp.expm1(-light) + 0.5 * after * detection
-    return ClickProbs(detection=detection, click=detection * (1 + after), error=error)
+    dark_exponent = jnp.log1p(-2 * dark)
+    detections, errors = [], []
+    for mu in columns(k):
+        light = eta * mu
+        detections.append(-jnp.expm1(dark_exponent - light))
+        errors.append(dark - mis * jnp.expm1(-light) + 0.5 * after * detections[-1])
+    return ClickProbs(
+        detection=stack(detections), click=stack([d * (1 + after) for d in detections]), error=stack(errors)
+    )
 
 
 def expected_counts(
@@ -127,12 +131,10 @@ def expected_counts(
 ) -> BlockCounts:
     """Mean counts of a block of `pulses` sent, from the click probabilities in either basis (pass one twice if equal)."""
     n, q, p = as_float(pulses, key_basis_prob, probabilities)
-    n, q, p = _align(n[..., None], q[..., None], p)
-    in_key, in_test = n * q * q * p, n * (1 - q) * (1 - q) * p
+    in_key, in_test = n * q * q, n * (1 - q) * (1 - q)
 
     def times(weight: Array, x: Array) -> Array:
-        a, b = _align(weight, x)
-        return a * b
+        return stack([weight * p_k * x_k for p_k, x_k in zip(columns(p), columns(x), strict=True)])
 
     return BlockCounts(
         n_key=times(in_key, key.click),
@@ -173,8 +175,8 @@ def two_decoy_key(
         `BlockKey`. Where the intensities are not ordered as required, no bound holds and the key is 0.
     """
     d = distillation or Distillation()
-    n_key, m_key, n_test, m_test, mu, p, f, eps_sec, eps_cor = _prepare(counts, intensities, probabilities, d, 3)
-    mu1, mu2, mu3 = (mu[..., i] for i in range(3))
+    (n_key, m_key, n_test, m_test, mu, p), f, eps_sec, eps_cor = _prepare(counts, intensities, probabilities, d, 3)
+    mu1, mu2, mu3 = mu
     ordered = (mu1 > mu2 + mu3) & (mu2 > mu3)
     gap_23 = jnp.where(ordered, mu2 - mu3, 1)
     gap_1 = jnp.where(ordered, mu1 - mu2 - mu3, 1)
@@ -182,7 +184,7 @@ def two_decoy_key(
     tau_0, tau_1 = _tau(mu, p)
     log_term = jnp.log(LIM_ERROR_TERMS / eps_sec)
 
-    def vacuum_and_single(n: Array) -> tuple[Array, Array]:
+    def vacuum_and_single(n: list[Array]) -> tuple[Array, Array]:
         low, high = _weighted_bounds(n, mu, p, log_term, statistics)
         s0 = tau_0 * (mu2 * low[2] - mu3 * high[1]) / gap_23
         s0 = jnp.where(ordered, jnp.maximum(s0, 0), 0)
@@ -215,8 +217,8 @@ def one_decoy_key(
     lower one enters the key. Arguments and result as in `two_decoy_key`, with a trailing axis of 2.
     """
     d = distillation or Distillation()
-    n_key, m_key, n_test, m_test, mu, p, f, eps_sec, eps_cor = _prepare(counts, intensities, probabilities, d, 2)
-    mu1, mu2 = mu[..., 0], mu[..., 1]
+    (n_key, m_key, n_test, m_test, mu, p), f, eps_sec, eps_cor = _prepare(counts, intensities, probabilities, d, 2)
+    mu1, mu2 = mu
     ordered = (mu1 > mu2) & (mu2 > 0)
     gap = jnp.where(ordered, mu1 - mu2, 1)
     mu1, mu2 = jnp.where(ordered, mu1, 1), jnp.where(ordered, mu2, 1)
@@ -224,10 +226,10 @@ def one_decoy_key(
     tau_0, tau_1 = _tau(mu, p)
     log_term = jnp.log(RUSCA_ERROR_TERMS / eps_sec)
 
-    def vacuum_and_single(n: Array, m: Array) -> tuple[Array, Array, Array]:
+    def vacuum_and_single(n: list[Array], m: list[Array]) -> tuple[Array, Array, Array]:
         low, high = _weighted_bounds(n, mu, p, log_term, statistics)
         _, errors_high = _weighted_bounds(m, mu, p, log_term, statistics)
-        total = n[..., 0] + n[..., 1]
+        total = _total(n)
         lower = jnp.maximum(tau_0 * (mu1 * low[1] - mu2 * high[0]) / gap, 0)
         upper = 2 * (tau_0 * jnp.minimum(errors_high[0], errors_high[1]) + _hoeffding(total, log_term))
         upper = jnp.minimum(upper, total)
@@ -282,29 +284,44 @@ def observation_bounds(expected: ArrayLike, log_term: ArrayLike) -> tuple[Array,
 # ---- shared by the two analyses -----------------------------------------------------------------------------------
 
 
-def _align(*arrays: Array) -> tuple[Array, ...]:
-    """Give all arrays one rank by new leading axes, so that rank promotion is never implicit."""
-    rank = max(a.ndim for a in arrays)
-    return tuple(a.reshape((1,) * (rank - a.ndim) + a.shape) for a in arrays)
+def columns(x: ArrayLike) -> list[Array]:
+    """`x` taken apart along its last axis. Inside, everything is a column of the leading shape: one fused loop."""
+    array = jnp.asarray(x)
+    return [array[..., i] for i in range(array.shape[-1])]
+
+
+def stack(values: list[Array]) -> Array:
+    """Columns put together along a new last axis, after broadcasting them against each other."""
+    return jnp.stack(jnp.broadcast_arrays(*values), axis=-1)
+
+
+def _total(values: list[Array]) -> Array:
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total
 
 
 def _prepare(
     counts: BlockCounts, intensities: ArrayLike, probabilities: ArrayLike, d: Distillation, k: int
-) -> tuple[Array, ...]:
-    values = as_float(
+) -> tuple[list[list[Array]], Array, Array, Array]:
+    """Columns of the four counts, the intensities and the probabilities; then f, eps_sec and eps_cor; one dtype."""
+    *arrays, f, eps_sec, eps_cor = as_float(
         counts.n_key, counts.m_key, counts.n_test, counts.m_test, intensities, probabilities,
         d.error_correction_efficiency, d.eps_sec, d.eps_cor,
     )  # fmt: skip
-    for name, value in zip(("n_key", "m_key", "n_test", "m_test", "intensities", "probabilities"), values, strict=False):
-        if value.ndim == 0 or value.shape[-1] != k:
-            raise ValueError(f"{name} has shape {value.shape}; this analysis takes {k} intensities on the last axis")
-    return values
+    for name, array in zip(
+        ("n_key", "m_key", "n_test", "m_test", "intensities", "probabilities"), arrays, strict=True
+    ):
+        if array.ndim == 0 or array.shape[-1] != k:
+            raise ValueError(f"{name} has shape {array.shape}; this analysis takes {k} intensities on the last axis")
+    return [columns(a) for a in arrays], f, eps_sec, eps_cor
 
 
-def _tau(mu: Array, p: Array) -> tuple[Array, Array]:
+def _tau(mu: list[Array], p: list[Array]) -> tuple[Array, Array]:
     """Probabilities that a pulse of the mixture holds no photon, and one."""
-    weight = p * jnp.exp(-mu)
-    return jnp.sum(weight, axis=-1), jnp.sum(weight * mu, axis=-1)
+    weights = [p_k * jnp.exp(-k) for k, p_k in zip(mu, p, strict=True)]
+    return _total(weights), _total([w * k for k, w in zip(mu, weights, strict=True)])
 
 
 def _hoeffding(total: Array, log_term: Array) -> Array:
@@ -313,29 +330,24 @@ def _hoeffding(total: Array, log_term: Array) -> Array:
 
 
 def _weighted_bounds(
-    n: Array, mu: Array, p: Array, log_term: Array, statistics: str
+    n: list[Array], mu: list[Array], p: list[Array], log_term: Array, statistics: str
 ) -> tuple[list[Array], list[Array]]:
-    """(e^k / p_k) times the lower and upper bound of each intensity's mean count; a list over intensities."""
-    k = n.shape[-1]
-    scale = jnp.exp(mu) / jnp.maximum(p, _MIN_PROBABILITY)
+    """(e^k / p_k) times the lower and upper bound of each intensity's mean count; lists over intensities."""
+    scale = [jnp.exp(k) / jnp.maximum(p_k, _MIN_PROBABILITY) for k, p_k in zip(mu, p, strict=True)]
     if statistics == "hoeffding":
-        total = n[..., 0]
-        for i in range(1, k):
-            total = total + n[..., i]  # the deviation is that of the pooled count, not of n_k
-        delta = _hoeffding(total, log_term)
-        low = [scale[..., i] * (n[..., i] - delta) for i in range(k)]
-        high = [scale[..., i] * (n[..., i] + delta) for i in range(k)]
+        delta = _hoeffding(_total(n), log_term)  # of the pooled count, not of n_k
+        bounds = [(n_k - delta, n_k + delta) for n_k in n]
     elif statistics == "chernoff":
-        bounds = [expectation_bounds(n[..., i], log_term) for i in range(k)]
-        low = [scale[..., i] * bounds[i][0] for i in range(k)]
-        high = [scale[..., i] * bounds[i][1] for i in range(k)]
+        bounds = [expectation_bounds(n_k, log_term) for n_k in n]
     else:
         raise ValueError(f"statistics={statistics!r} is unknown; choose 'hoeffding' or 'chernoff'")
+    low = [w * b[0] for w, b in zip(scale, bounds, strict=True)]
+    high = [w * b[1] for w, b in zip(scale, bounds, strict=True)]
     return low, high
 
 
 def _finish(
-    n_key: Array, m_key: Array, tau_0: Array, tau_1: Array,
+    n_key: list[Array], m_key: list[Array], tau_0: Array, tau_1: Array,
     s_key_0: Array, s_key_0_upper: Array, s_key_1: Array, s_test_0: Array, s_test_0_upper: Array, s_test_1: Array,
     v_test_1: Array, log_term: Array, f: Array, eps_cor: Array,
 ) -> BlockKey:  # fmt: skip
@@ -345,7 +357,7 @@ def _finish(
     ratio = jnp.where(estimated, ratio, 0.5)
     gamma = jnp.where(estimated, sampling_deviation(log_term, ratio, s_test_1, s_key_1), 0)
     phase_error = jnp.minimum(ratio + gamma, 0.5)
-    n, m = jnp.sum(n_key, axis=-1), jnp.sum(m_key, axis=-1)
+    n, m = _total(n_key), _total(m_key)
     qber = jnp.clip(jnp.where(n > 0, m / jnp.where(n > 0, n, 1), 0), 0, 1)
     leak = f * n * binary_entropy(qber)
     fixed = (6 * log_term - jnp.log(eps_cor)) / LN2 + 1  # 6 log2(K/eps_sec) + log2(2/eps_cor)
