@@ -116,7 +116,7 @@ def binomial(trials: ArrayLike, probability: ArrayLike, uniform: ArrayLike) -> F
     n_low, p_low = jnp.where(few, n, 1), jnp.where(few, p, 0)
     odds = p_low / (1 - p_low)
     n_odds = n_low * odds
-    mass = jnp.exp(n_low * jnp.log1p(-p_low))
+    mass = jnp.exp(n_low * _log_one_minus(p_low))
     masses = []
     for j in range(1, _TERMS + 1):
         mass = mass * (jnp.maximum(n_odds - (j - 1) * odds, 0) * (1.0 / j))
@@ -176,6 +176,13 @@ _FAR = (
     -0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773, -0.0076224613, 0.00943887047,
     1.00167406, 2.83297682,
 )  # fmt: skip
+
+
+def _log_one_minus(p: Array) -> Array:
+    """ln(1 - p) for 0 <= p <= 1/2 by -2 artanh(p / (2 - p)), relative error 2e-7: `log1p` keeps a big loop from vectorising."""
+    s = p / (2 - p)
+    s2 = s * s
+    return -2 * s * (1 + s2 * _horner(s2, (1 / 13, 1 / 11, 1 / 9, 1 / 7, 1 / 5, 1 / 3)))
 
 
 def _horner(x: Array, coefficients: tuple[float, ...]) -> Array:
