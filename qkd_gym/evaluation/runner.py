@@ -102,8 +102,8 @@ def evaluate(
     traced, static = _split_agent(agent)
 
     def play(obs: Array, running: Episode, keys: PRNGKeyArray, horizon: int) -> Any:
-        steps = _trace_steps(env, agent, horizon)
-        return _play(obs, running, keys, jnp.int32(horizon), traced, env=env, static=static, trace_steps=steps)
+        steps = trace_steps(env, agent, horizon)
+        return _play(obs, running, keys, jnp.int32(horizon), traced, env=env, static=static, recorded=steps)
 
     return _evaluate(env, agent.label, play, episodes, seed, first, chunk, progress)
 
@@ -193,7 +193,7 @@ def _reset(keys: PRNGKeyArray, *, env: Environment) -> tuple[Array, Episode]:
     return env.reset_batch(keys[:, 0])
 
 
-@functools.partial(jax.jit, static_argnames=("env", "static", "trace_steps"))
+@functools.partial(jax.jit, static_argnames=("env", "static", "recorded"))
 def _play(
     obs: Array,
     running: Episode,
@@ -203,13 +203,13 @@ def _play(
     *,
     env: Environment,
     static: Any,
-    trace_steps: int,
+    recorded: int,
 ) -> Any:
     """All steps of a batch of episodes, until the last one has ended."""
     agent = _join_agent(traced, static)
     batch = keys.shape[0]
     if isinstance(agent, PrivilegedAgent):
-        trace = _record(env, running, keys, trace_steps) if trace_steps else None
+        trace = record_exogenous(env, running, keys, recorded) if recorded else None
         start = jax.vmap(lambda key, params, seen: agent.init(key, env, params, seen))
         memory = start(keys[:, 2], running.params, trace)
         act = jax.vmap(agent.act)
@@ -293,7 +293,7 @@ def _masks(env: Environment, running: Episode) -> Array | None:
     return _jit_masks(running, env=env)
 
 
-def _trace_steps(env: Environment, agent: Any, horizon: int) -> int:
+def trace_steps(env: Environment, agent: Any, horizon: int) -> int:
     """Length of the recording that a privileged agent gets; 0 if there is nothing to record."""
     if not isinstance(agent, PrivilegedAgent):
         return 0
@@ -306,7 +306,7 @@ def _trace_steps(env: Environment, agent: Any, horizon: int) -> int:
     return horizon if jax.tree.leaves(seen) else 0
 
 
-def _record(env: Environment, running: Episode, keys: PRNGKeyArray, steps: int) -> Any:
+def record_exogenous(env: Environment, running: Episode, keys: PRNGKeyArray, steps: int) -> Any:
     """`env.exogenous` at times 0 ... `steps` of each episode, `(batch, steps + 1, ...)`, in a hands-off run."""
     action = jnp.broadcast_to(jnp.asarray(env.passive_action), (keys.shape[0], *np.shape(env.passive_action)))
     see = jax.vmap(lambda episode: env.exogenous(episode.state, episode.params))

@@ -1,7 +1,8 @@
 """From returns to scores: 0 is what a link earns with nobody at the knobs, 1 what the oracle or a proven bound earns.
 
-``score = (return - zero) / (one - zero)``, with `zero` and `one` frozen in ``reference.json`` for each task and scenario.
-The best practice agent (the line to beat) and the ceiling (the best that is known to be reachable) are kept beside them.
+``score = (return - zero) / (one - zero)``, with `zero` and `one` frozen in ``reference.json`` for each task and
+scenario. The best practice agent (the line to beat) and the ceiling (the best that is known to be reachable) are kept
+beside them.
 """
 
 from __future__ import annotations
