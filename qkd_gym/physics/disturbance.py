@@ -62,7 +62,7 @@ def hazard_rates(hazard: Hazard, slice_s: Any) -> HazardRates:
 def advance_hazard(
     rates: HazardRates, storm: Bool[Array, ""], buildup: Bool[Array, ""], uniforms: Float[Array, "5"]
 ) -> tuple[Array, Array, Array]:
-    """One slice of one unit: `(storm, buildup, event)` at its end. A build-up shows for at least one slice before its event."""
+    """One slice of one unit: `(storm, buildup, event)` at its end. A build-up shows for a slice at least before its event."""
     u_storm, u_end, u_fade, u_sudden, u_onset = (uniforms[i] for i in range(5))
     storm = jnp.where(storm, u_storm >= rates.to_calm, u_storm < rates.to_storm)
     sudden = u_sudden < jnp.where(storm, rates.sudden[1], rates.sudden[0])
