@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,8 +18,12 @@ CheckAction = Callable[[Any], np.ndarray]
 
 
 def environment(env: str | Environment, **fields: Any) -> Environment:
-    """An id as an environment. Multi-agent tasks are refused: the faces that check here are for one agent."""
-    made = registration.make(env, **fields) if isinstance(env, str) else env
+    """An id, or an environment with some fields changed (None: as it is), as an environment.
+
+    Multi-agent tasks are refused: the faces that check here are for one agent.
+    """
+    fields = {name: value for name, value in fields.items() if value is not None}
+    made = registration.make(env, **fields) if isinstance(env, str) else dataclasses.replace(env, **fields)
     if made.agents:
         raise ValueError(
             f"{made.id} has {made.num_agents} agents ({', '.join(made.agents)}) and this face serves one; "
@@ -27,13 +32,13 @@ def environment(env: str | Environment, **fields: Any) -> Environment:
     return made
 
 
-def time_limit(max_episode_steps: int | None) -> int | None:
+def time_limit(max_episode_steps: int | None) -> np.int32 | None:
     """A limit that may become `Params.max_steps_in_episode`."""
     if max_episode_steps is None:
         return None
     if not isinstance(max_episode_steps, numbers.Integral) or not 1 <= int(max_episode_steps) < 2**31:
         raise ValueError(f"max_episode_steps = {max_episode_steps!r} must be an integer of at least 1, or None")
-    return int(max_episode_steps)
+    return np.int32(max_episode_steps)
 
 
 def one_seed(seed: Any) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt32
+from jaxtyping import Array
 
 _WORD = np.dtype(np.uint32)
 
@@ -62,8 +62,8 @@ class Layout:
         """The tree with each leaf's `Slot` in its place."""
         return jax.tree.unflatten(self._structure, self.slots)
 
-    def pack(self, tree: Any) -> UInt32[Array, " size"]:
-        """All leaves as one vector; traceable."""
+    def pack(self, tree: Any) -> Array:
+        """All leaves as one uint32 vector `(size,)`; traceable."""
         leaves, structure = jax.tree.flatten(tree)
         if structure != self._structure:
             raise TypeError(f"the tree changed its structure: {structure} is not {self._structure}")
@@ -74,8 +74,8 @@ class Layout:
             words.append(jax.lax.bitcast_convert_type(leaf.astype(slot.stored), _WORD).reshape(-1))
         return jnp.concatenate(words) if words else jnp.zeros(0, _WORD)
 
-    def unpack(self, words: UInt32[Array, " size"]) -> Any:
-        """The tree out of a vector; traceable."""
+    def unpack(self, words: Array) -> Any:
+        """The tree out of such a vector; traceable."""
         leaves = []
         for slot in self.slots:
             per_item = slot.stored.itemsize // 4

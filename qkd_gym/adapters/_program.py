@@ -13,6 +13,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,26 +25,30 @@ from qkd_gym.adapters._packing import Layout
 from qkd_gym.envs.core import STANDARD_INFO, Environment, Episode, select
 
 
+#: An array, or where one lies (`Slot`), or what it is like (`jax.ShapeDtypeStruct`).
+Leaf = Any
+
+
 class Session(NamedTuple):
     """What one sub-environment carries from call to call."""
 
-    seed: Array  # uint32 (2,)
-    draws: Array  # int32, keys taken from the seed since it was set
-    fresh: Array  # bool, no step since the last reset
-    ended: Array  # bool, the episode is over
+    seed: Leaf  # uint32 (2,)
+    draws: Leaf  # int32, keys taken from the seed since it was set
+    fresh: Leaf  # bool, no step since the last reset
+    ended: Leaf  # bool, the episode is over
     episode: Episode
 
 
 class Seen(NamedTuple):
     """What one call shows."""
 
-    obs: Array
-    reward: Array
-    terminated: Array
-    truncated: Array
-    metrics: dict[str, Array]
-    mask: Array | None
-    final_obs: Array | None  # SAME_STEP: the observation before the auto-reset
+    obs: Leaf
+    reward: Leaf
+    terminated: Leaf
+    truncated: Leaf
+    metrics: dict[str, Leaf]
+    mask: Leaf | None
+    final_obs: Leaf | None  # SAME_STEP: the observation before the auto-reset
 
 
 class Programs:
@@ -53,14 +58,12 @@ class Programs:
         env: the functional environment.
         num_envs: sub-environments; None for a single one without a leading axis.
         mode: who resets an episode that ended.
-        limit: overrides `max_steps_in_episode` of every link drawn; None keeps the link's own.
+        limited: every link takes the time limit of the one before, rather than its own.
         fixed: every episode runs on the link of the one before, rather than on one drawn from the scenario.
     """
 
-    def __init__(
-        self, env: Environment, num_envs: int | None, mode: AutoresetMode, limit: int | None, fixed: bool
-    ) -> None:
-        self._env, self._limit, self._fixed = env, limit, fixed
+    def __init__(self, env: Environment, num_envs: int | None, mode: AutoresetMode, limited: bool, fixed: bool) -> None:
+        self._env, self._limited, self._fixed = env, limited, fixed
         self._batched: Callable = jax.vmap if num_envs is not None else lambda function: function
         step = {
             AutoresetMode.NEXT_STEP: self._step_then_reset,
@@ -82,7 +85,7 @@ class Programs:
         )
         session = jax.tree.map(batch, one)
         space = env.action_space()
-        action = batch(jax.ShapeDtypeStruct(space.shape, jnp.float32 if space.dtype.kind == "f" else jnp.int32))
+        action = batch(jax.ShapeDtypeStruct(space.shape, jnp.float32 if isinstance(space, gym.spaces.Box) else jnp.int32))
         self._blank: Seen = jax.eval_shape(step, session, action)[1]
         self.layout = Layout((self._blank, session))
         self.seen, self.session = self.layout.tree
@@ -112,30 +115,34 @@ class Programs:
         """The session inside, as NumPy arrays."""
         return self.layout.load(np.array(words))[1]
 
-    # ---- one sub-environment ------------------------------------------------------------------------------------------
+    # ---- one sub-environment -----------------------------------------------------------------------------------------
 
-    def _restart(self, session: Session, seed: Array, seeded: Array, params: Any) -> tuple[Session, Array]:
+    def _restart(
+        self, session: Session, seed: Array, seeded: Array, params: Any, limit: Array | None
+    ) -> tuple[Session, Array]:
         """Start an episode, from `seed` where `seeded`."""
         seed = jnp.where(seeded, seed, session.seed)
         draws = jnp.where(seeded, jnp.int32(0), session.draws + session.fresh)
         key = jax.random.fold_in(_key(seed), draws)
         spare = jax.random.split(key)[1]
         own = jnp.where(seeded | session.fresh, jax.random.key_data(key), jax.random.key_data(spare))
-        obs, episode = self._env.reset(_key(own), self._link(_key(own), params))
+        obs, episode = self._env.reset(_key(own), self._link(_key(own), params, limit))
         return Session(seed, draws, jnp.bool_(True), jnp.bool_(False), episode), obs
 
-    def _link(self, key: Array, params: Any) -> Any:
+    def _link(self, key: Array, params: Any, limit: Array | None) -> Any:
         """The link of a new episode; None where `Environment.reset` is to draw it."""
-        if self._limit is None:
+        if limit is None:
             return params
         if params is None:
             params = self._env.sample_params(jax.random.split(key)[0])  # the link that `Environment.reset` would draw
-        return struct.replace(params, max_steps_in_episode=jnp.int32(self._limit))
+        return struct.replace(params, max_steps_in_episode=limit)
 
     def _again(self, session: Session) -> tuple[Session, Array]:
         """The next episode after one that has been stepped."""
-        params = session.episode.params if self._fixed else None
-        return self._restart(session, session.seed, jnp.bool_(False), params)
+        before = session.episode.params
+        params = before if self._fixed else None
+        limit = before.max_steps_in_episode if self._limited else None
+        return self._restart(session, session.seed, jnp.bool_(False), params, limit)
 
     def _advance(self, session: Session, action: Array) -> tuple[Session, Seen]:
         draws = session.draws + 1
@@ -145,15 +152,13 @@ class Programs:
         after = Session(session.seed, draws, jnp.bool_(False), terminated | truncated, episode)
         return after, Seen(obs, reward, terminated, truncated, metrics, self._env.mask(episode), None)
 
-    # ---- all of them --------------------------------------------------------------------------------------------------
+    # ---- all of them -------------------------------------------------------------------------------------------------
 
     def _reset(
-        self, sessions: Session, seeds: Array, seeded: Array, chosen: Array, params: Any
+        self, sessions: Session, seeds: Array, seeded: Array, chosen: Array, params: Any, limits: Array | None
     ) -> tuple[Session, Seen]:
         """Start an episode in the `chosen` sub-environments; the observations of the others mean nothing."""
-        if params is None and self._fixed:
-            params = sessions.episode.params
-        after, obs = self._batched(self._restart)(sessions, seeds, seeded, params)
+        after, obs = self._batched(self._restart)(sessions, seeds, seeded, params, limits)
         after = self._batched(select)(chosen, after, sessions)
         seen = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self._blank)
         return after, seen._replace(obs=obs, mask=self._masks(after))
@@ -189,10 +194,10 @@ class Programs:
 
 @functools.lru_cache(maxsize=128)
 def programs(
-    env: Environment, num_envs: int | None, mode: AutoresetMode, limit: int | None = None, fixed: bool = False
+    env: Environment, num_envs: int | None, mode: AutoresetMode, limited: bool = False, fixed: bool = False
 ) -> Programs:
     """`Programs`, shared by all faces of the same form in a process, so that each is compiled once."""
-    return Programs(env, num_envs, mode, limit, fixed)
+    return Programs(env, num_envs, mode, limited, fixed)
 
 
 def seed_words(seed: int) -> tuple[int, int]:

@@ -78,7 +78,7 @@ class GymnasiumEnv(gym.Env[np.ndarray, Any]):
         self._device = _device.resolve(self._device_name, small=True)
         self._check_action = _door.check_actions(self.action_space)
         self._programs: Programs = programs(
-            self.functional, None, AutoresetMode.DISABLED, self._limit, self._params is not None
+            self.functional, None, AutoresetMode.DISABLED, self._limit is not None, self._params is not None
         )
         slots = self._programs.seen
         self._slots = slots
@@ -87,7 +87,7 @@ class GymnasiumEnv(gym.Env[np.ndarray, Any]):
         ]
         self._arrays = [(name, slot) for name, slot in slots.metrics.items() if not _is_plain_number(slot)]
 
-    # ---- Gymnasium's interface ----------------------------------------------------------------------------------------
+    # ---- Gymnasium's interface ---------------------------------------------------------------------------------------
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
@@ -105,7 +105,7 @@ class GymnasiumEnv(gym.Env[np.ndarray, Any]):
             self._session = self._programs.begin(self._device)
         words = np.array(seed_words(seed or 0), np.uint32)
         self._session = self._programs.reset(
-            self._session, words, np.bool_(seed is not None), np.bool_(True), self._params
+            self._session, words, np.bool_(seed is not None), np.bool_(True), self._params, self._limit
         )
         shown, slots = self._programs.shown(self._session), self._slots
         self._ended = False
@@ -159,7 +159,7 @@ class GymnasiumEnv(gym.Env[np.ndarray, Any]):
         if self._window is not None:
             self._window.close()
 
-    # ---- beyond Gymnasium ---------------------------------------------------------------------------------------------
+    # ---- beyond Gymnasium --------------------------------------------------------------------------------------------
 
     @property
     def episode(self) -> Episode:
@@ -207,15 +207,16 @@ def make_single(
     env_id: str | Environment,
     *,
     render_mode: str | None = None,
-    scenario: str = "training",
+    scenario: str | None = None,
     params: EnvParams | Mapping[str, Any] | None = None,
     max_episode_steps: int | None = None,
     max_steps_in_episode: int | None = None,
     device: Any = None,
     **fields: Any,
 ) -> GymnasiumEnv:
-    """What `gymnasium.make("qkd/...-v0", ...)` calls. `fields` are the constructor's of the task; see `GymnasiumEnv`.
+    """What `gymnasium.make("qkd/...-v0", ...)` calls; see `GymnasiumEnv`.
 
+    `scenario` and `fields` are the task's constructor's; None is ``"training"``, or what the environment handed in has.
     `max_steps_in_episode` is `max_episode_steps` under a name that `gymnasium.make` lets through.
     """
     if max_episode_steps is not None and max_steps_in_episode is not None:

@@ -68,7 +68,8 @@ class GymnasiumVectorEnv(gym.vector.VectorEnv[np.ndarray, Any, np.ndarray]):
         self.single_action_space = env.action_space()
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._limit = _door.time_limit(max_episode_steps)
+        limit = _door.time_limit(max_episode_steps)
+        self._limits = None if limit is None else np.full(self.num_envs, limit)
         self._params = None if params is None else _door.link(env, params, self.num_envs)
         self._device_name = device
         if render_mode not in (None, "rgb_array"):
@@ -83,10 +84,10 @@ class GymnasiumVectorEnv(gym.vector.VectorEnv[np.ndarray, Any, np.ndarray]):
         self._device = _device.resolve(self._device_name, small=False)
         self._check_actions = _door.check_actions(self.single_action_space, self.num_envs)
         self._programs: Programs = programs(
-            self.functional, self.num_envs, self.autoreset_mode, self._limit, self._params is not None
+            self.functional, self.num_envs, self.autoreset_mode, self._limits is not None, self._params is not None
         )
 
-    # ---- Gymnasium's interface ----------------------------------------------------------------------------------------
+    # ---- Gymnasium's interface ---------------------------------------------------------------------------------------
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
@@ -111,7 +112,7 @@ class GymnasiumVectorEnv(gym.vector.VectorEnv[np.ndarray, Any, np.ndarray]):
         words = np.array([seed_words(s or 0) for s in seeds], np.uint32)
         seeded = np.array([s is not None for s in seeds])
         previous = self._last_obs if not chosen.all() else None
-        self._session = self._programs.reset(self._session, words, seeded & chosen, chosen, self._params)
+        self._session = self._programs.reset(self._session, words, seeded & chosen, chosen, self._params, self._limits)
         shown, slots = self._programs.shown(self._session), self._programs.seen
         obs = slots.obs.load(shown)
         if previous is not None:
@@ -174,11 +175,11 @@ class GymnasiumVectorEnv(gym.vector.VectorEnv[np.ndarray, Any, np.ndarray]):
             return None
         return tuple(renderer.frame() for renderer in self._renderers)
 
-    # ---- beyond Gymnasium ---------------------------------------------------------------------------------------------
+    # ---- beyond Gymnasium --------------------------------------------------------------------------------------------
 
     @property
     def episodes(self) -> Episode:
-        """The functional states and links now, NumPy leaves with a leading axis: for oracles and plots, never for agents."""
+        """The functional states and links now, NumPy leaves with a leading axis: for oracles and plots."""
         if self._session is None:
             raise gym.error.ResetNeeded("there are no episodes yet: call reset() first")
         return self._programs.sessions(self._session).episode
@@ -195,7 +196,7 @@ class GymnasiumVectorEnv(gym.vector.VectorEnv[np.ndarray, Any, np.ndarray]):
         mask = None if slot is None else slot.load(self._programs.shown(self._session))
         return flat_mask(mask, self.single_action_space, self.num_envs)
 
-    # ---- private ------------------------------------------------------------------------------------------------------
+    # ---- private -----------------------------------------------------------------------------------------------------
 
     def _seeds(self, seed: Any) -> list[int | None]:
         if seed is None:
@@ -275,14 +276,16 @@ def make_vector(
     autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     max_episode_steps: int | None = None,
     max_steps_in_episode: int | None = None,
-    scenario: str = "training",
+    scenario: str | None = None,
     params: EnvParams | Mapping[str, Any] | None = None,
     render_mode: str | None = None,
     device: Any = None,
     **fields: Any,
 ) -> GymnasiumVectorEnv:
-    """What `gymnasium.make_vec("qkd/...-v0", num_envs=N, ...)` calls. `fields` are the constructor's of the task;
-    see `GymnasiumVectorEnv`. `max_steps_in_episode` is another name of `max_episode_steps`, as in `make_single`."""
+    """What `gymnasium.make_vec("qkd/...-v0", num_envs=N, ...)` calls; see `GymnasiumVectorEnv`.
+
+    `scenario`, `fields` and `max_steps_in_episode` are as in `make_single`.
+    """
     if max_episode_steps is not None and max_steps_in_episode is not None:
         raise ValueError("max_episode_steps and max_steps_in_episode are two names of one limit; give one of them")
     return GymnasiumVectorEnv(

@@ -37,7 +37,8 @@ def renderer(env: Any) -> Renderer:
         ImportError: the drawing library is missing.
     """
     if env.name not in RENDERERS:
-        raise ValueError(f"{env.name} has no picture; those that have: {', '.join(sorted(RENDERERS))}. Leave render_mode out")
+        have = ", ".join(sorted(RENDERERS))
+        raise ValueError(f"{env.name} has no picture; those that have: {have}. Leave render_mode out")
     module, _, name = RENDERERS[env.name].partition(":")
     try:
         return getattr(importlib.import_module(module), name)(env)
