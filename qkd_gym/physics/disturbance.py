@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from qkd_gym import struct
+from qkd_gym.physics.drift import ornstein_uhlenbeck_step
 
 
 @struct.dataclass
@@ -62,7 +63,7 @@ def hazard_rates(hazard: Hazard, slice_s: Any) -> HazardRates:
 def advance_hazard(
     rates: HazardRates, storm: Bool[Array, ""], buildup: Bool[Array, ""], uniforms: Float[Array, "5"]
 ) -> tuple[Array, Array, Array]:
-    """One slice of one unit: `(storm, buildup, event)` at its end. A build-up shows for a slice at least before its event."""
+    """One slice of one unit: `(storm, buildup, event)` at its end. A build-up shows for a slice before it can harm."""
     u_storm, u_end, u_fade, u_sudden, u_onset = (uniforms[i] for i in range(5))
     storm = jnp.where(storm, u_storm >= rates.to_calm, u_storm < rates.to_storm)
     sudden = u_sudden < jnp.where(storm, rates.sudden[1], rates.sudden[0])
@@ -116,5 +117,4 @@ def advance_telemetry(
     """One slice of each channel's innocent excursions (on or off) and of its noise (AR(1), unit variance)."""
     ends, begins = jnp.minimum(slice_s / innocent_s, 1), jnp.minimum(slice_s / innocent_interval_s, 1)
     innocent = jnp.where(innocent, uniforms >= ends, uniforms < begins)
-    keep = jnp.exp(-slice_s / noise_time_s)
-    return innocent, keep * noise + jnp.sqrt(1 - keep * keep) * normals
+    return innocent, ornstein_uhlenbeck_step(noise, normals, slice_s, noise_time_s, 1.0)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from qkd_gym import struct
 from qkd_gym.envs.core import Environment, EnvParams, EnvState
+from qkd_gym.physics.accumulate import add, pair, reset, value
 from qkd_gym.physics.decoy_settings import near_optimal_settings
 from qkd_gym.physics.disturbance import (
     Hazard,
@@ -22,6 +23,7 @@ from qkd_gym.physics.disturbance import (
     hazard_rates,
     stationary_storm_prob,
 )
+from qkd_gym.physics.drift import jump_step, ornstein_uhlenbeck_step
 from qkd_gym.physics.finite_key import BlockCounts, Distillation, expected_counts, lim_channel, two_decoy_key
 from qkd_gym.physics.information import NEPER_PER_DB
 from qkd_gym.physics.sampling import clicks_and_errors, step_noise
@@ -100,8 +102,7 @@ class DecoyBlockState(EnvState):
     event_rates: Any  # f32 (3,), exponential averages of the event flag
     # the open block
     settings: Any  # f32 (5,), latched, in action coordinates
-    pool: Any  # f32 (12,), high limbs of the pooled counts: key clicks, key errors, test clicks, test errors x 3
-    pool_low: Any  # f32 (12,)
+    pool: Any  # Pair of f32 (12,): pooled key clicks, key errors, test clicks, test errors, x 3 intensities
     block_slices: Any  # i32 ()
     block_bits: Any  # f32 (), what closing pays now
     # the slice just run, as counted
@@ -306,8 +307,7 @@ class DecoyBlock(Environment[DecoyBlockState, DecoyBlockParams]):
             slices_since_event=jnp.int32(0),
             event_rates=jnp.zeros(len(EVENT_AVERAGES_S), f),
             settings=jnp.asarray(self.passive_action[1:]),
-            pool=jnp.zeros(12, f),
-            pool_low=jnp.zeros(12, f),
+            pool=pair(jnp.zeros(12, f)),
             block_slices=jnp.int32(0),
             block_bits=f(0),
             slice_counts=jnp.zeros(4, f),
@@ -322,10 +322,11 @@ class DecoyBlock(Environment[DecoyBlockState, DecoyBlockParams]):
 
         # what happens to the link, whatever the agent does
         time = state.time + 1
-        keep = jnp.exp(-params.slice_s / params.loss_walk_time_s)
-        loss_walk = keep * state.loss_walk + jnp.sqrt(1 - keep * keep) * normals[0]
-        stepped = uniforms[0] < params.slice_s / params.loss_step_interval_s
-        loss_steps_db = state.loss_steps_db + jnp.where(stepped, params.loss_step_db * normals[1], 0)
+        loss_walk = ornstein_uhlenbeck_step(state.loss_walk, normals[0], params.slice_s, params.loss_walk_time_s, 1.0)
+        step_rate = 1 / params.loss_step_interval_s
+        loss_steps_db = jump_step(
+            state.loss_steps_db, uniforms[0], normals[1], params.slice_s, step_rate, params.loss_step_db
+        )
         loss_db = _loss(loss_walk, loss_steps_db, time, params)
         rates = hazard_rates(_hazard(params), params.slice_s)
         storm, buildup, event = advance_hazard(rates, state.storm, state.buildup, uniforms[1:6])
@@ -345,11 +346,9 @@ class DecoyBlock(Environment[DecoyBlockState, DecoyBlockParams]):
         counts = _sample(mean, uniforms[6 + k : 18 + k])
         pooled = valid & ~event
         emptied = closed | event
-        high, low = two_sum(
-            jnp.where(emptied, 0, state.pool), jnp.where(emptied, 0, state.pool_low), jnp.where(pooled, counts, 0)
-        )
+        pool = add(reset(state.pool, emptied), jnp.where(pooled, counts, 0))
         block_slices = jnp.where(emptied, 0, state.block_slices) + pooled
-        block_bits = block_key_bits(high + low, physical, params)
+        block_bits = block_key_bits(value(pool), physical, params)
 
         secret_bits = block_bits - paid
         totals = _sum_intensities(counts)
@@ -367,8 +366,7 @@ class DecoyBlock(Environment[DecoyBlockState, DecoyBlockParams]):
             slices_since_event=jnp.where(event, 0, state.slices_since_event + 1),
             event_rates=_average(state.event_rates, event, params),
             settings=settings,
-            pool=high,
-            pool_low=low,
+            pool=pool,
             block_slices=block_slices,
             block_bits=block_bits,
             slice_counts=totals,
@@ -386,7 +384,7 @@ class DecoyBlock(Environment[DecoyBlockState, DecoyBlockParams]):
         return self.observe(None, state, action, params), state, reward, jnp.bool_(False), info
 
     def observe(self, key, state, action, params):
-        c, pool = state.slice_counts, _sum_intensities(state.pool + state.pool_low)
+        c, pool = state.slice_counts, _sum_intensities(value(state.pool))
         signal = params.telemetry_gain * state.buildup + params.innocent_gain * state.innocent
         # One pass of logarithms: counts and bits in decades, slices in nepers.
         counts = jnp.stack([c[0], c[2], pool[0], pool[2], state.block_bits])
@@ -484,13 +482,6 @@ def reference_params() -> DecoyBlockParams:
         telemetry_gain=np.zeros(3, np.float32),
         innocent_gain=np.zeros(3, np.float32),
     )
-
-
-def two_sum(high: Array, low: Array, term: Array) -> tuple[Array, Array]:
-    """Compensated addition (Knuth, TAOCP vol. 2, 4.2.2): the rounding error of `high + term` goes to `low`."""
-    total = high + term
-    back = total - high
-    return total, low + ((high - (total - back)) + (term - back))
 
 
 def _hazard(params: DecoyBlockParams) -> Hazard:
