@@ -119,3 +119,24 @@ def middle_node_bound(transmittance: ArrayLike) -> Float[Array, "..."]:
     (eta,) = as_float(transmittance)
     safe = jnp.where(eta > 0, eta, 1)
     return jnp.where(eta > 0, -jnp.log1p(-jnp.sqrt(safe)) / LN2, 0)
+
+
+def inverse_binary_entropy(entropy: ArrayLike) -> Float[Array, "..."]:
+    """The x in [0, 1/2] with h(x) = `entropy` in [0, 1]; differentiable away from the ends."""
+    (h,) = as_float(entropy)
+    # In u = -ln x the root is well conditioned at either end; bisection cannot fail.
+    low, high = jnp.full_like(h, LN2), jnp.full_like(h, -math.log(float(jnp.finfo(h.dtype).tiny)))
+
+    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        a, b = bracket
+        middle = (a + b) / 2
+        above = _entropy(jnp.exp(-middle)) > h
+        return jnp.where(above, middle, a), jnp.where(above, b, middle)
+
+    low, high = jax.lax.fori_loop(0, 60, halve, (low, high))
+    x = jax.lax.stop_gradient(jnp.minimum(jnp.exp(-(low + high) / 2), 0.5))
+    # One Newton step carries the derivative of the inverse.
+    slope = (jnp.log1p(-x) - jnp.log(x)) / LN2
+    steep = slope > 1e-3
+    newton = x - (_entropy(x) - h) / jnp.where(steep, slope, 1)
+    return jnp.where(h <= 0, 0, jnp.where(h >= 1, 0.5, jnp.where(steep, newton, x)))
