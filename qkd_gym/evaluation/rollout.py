@@ -33,6 +33,7 @@ def rollout(
     """Play episode `index` of `seed` and yield its reset and every step until it ends."""
     keys = episode_keys(seed, 1, first=index)
     obs, running = env.reset_batch(keys[:, 0])
+    env = dataclasses.replace(env, scenario="training")  # as in `evaluate`: the scenario is in the link alone
     yield Step(_one(running), np.asarray(obs[0]), None, 0.0, False, {})
     act = _actor(env, agent, running, keys)
     advance = jax.jit(env.advance)
@@ -71,8 +72,7 @@ def _actor(env: Environment, agent: Any, running: Episode, keys: Any) -> Any:
         ]
         decide = jax.jit(agent.act)
     else:
-        public = dataclasses.replace(env, scenario="training")
-        memory = [jax.jit(lambda key: agent.init(key, public, strong(env.default_params)))(keys[0, 2])]
+        memory = [jax.jit(lambda key: agent.init(key, env, strong(env.default_params)))(keys[0, 2])]
         decide = jax.jit(lambda key, memory, obs, mask, episode: agent.act(key, memory, obs, mask))
 
     def act(obs: Any, episode: Episode, time: Any) -> Any:

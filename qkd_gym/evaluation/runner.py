@@ -90,9 +90,9 @@ def evaluate(
 ) -> EpisodeResults:
     """Play `episodes` episodes of `env.scenario` with `agent`.
 
-    An `Agent` is told the task's public defaults and the name of no scenario but the training one. A `PrivilegedAgent`
+    An `Agent` is told the task's public defaults, not the scenario: `init` gets the training one. A `PrivilegedAgent`
     is handed the hidden state, the true link, and the trace of `env.exogenous`, recorded in a hands-off run of the
-    same keys.
+    same keys. The scenario is in the links alone, so one compiled program serves all scenarios of a task.
 
     Args:
         agent: hashable, or a pytree of arrays (`struct.dataclass`); policies of one structure share a compiled program.
@@ -100,10 +100,11 @@ def evaluate(
         chunk: episodes that run in one batch; bounds the memory, changes no result beyond float rounding.
     """
     traced, static = _split_agent(agent)
+    public = dataclasses.replace(env, scenario="training")
 
     def play(obs: Array, running: Episode, keys: PRNGKeyArray, horizon: int) -> Any:
         steps = trace_steps(env, agent, horizon)
-        return _play(obs, running, keys, jnp.int32(horizon), traced, env=env, static=static, recorded=steps)
+        return _play(obs, running, keys, jnp.int32(horizon), traced, env=public, static=static, recorded=steps)
 
     return _evaluate(env, agent.label, play, episodes, seed, first, chunk, progress)
 
@@ -214,9 +215,8 @@ def _play(
         memory = start(keys[:, 2], running.params, trace)
         act = jax.vmap(agent.act)
     else:
-        public = dataclasses.replace(env, scenario="training")
         defaults = strong(env.default_params)
-        memory = jax.vmap(lambda key: agent.init(key, public, defaults))(keys[:, 2])
+        memory = jax.vmap(lambda key: agent.init(key, env, defaults))(keys[:, 2])
         act = jax.vmap(lambda key, memory, obs, mask, episode: agent.act(key, memory, obs, mask))
 
     def body(carry: Any) -> Any:

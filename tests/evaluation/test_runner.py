@@ -182,6 +182,15 @@ def test_privileged_agents_see_the_truth_and_the_future():
     assert (steer.finals["distance"] < 1e-6).mean() < 0.1
 
 
+def test_one_program_serves_all_scenarios(steered):
+    from qkd_gym.evaluation import runner
+
+    before = runner._play._cache_size()
+    shifted = evaluate(Walk(scenario="ood-fast"), Steer(), EPISODES, seed=3)
+    assert runner._play._cache_size() == before
+    assert shifted.scenario == "ood-fast" and shifted.returns.mean() < steered.returns.mean()
+
+
 def test_multi_agent():
     results = evaluate(Meet(), RandomAgent.of(Meet()), EPISODES)
     assert results.agent_returns.shape == (EPISODES, 3)
