@@ -24,7 +24,6 @@ from qkd_gym import struct
 from qkd_gym.adapters._packing import Layout
 from qkd_gym.envs.core import STANDARD_INFO, Environment, Episode, select
 
-
 #: An array, or where one lies (`Slot`), or what it is like (`jax.ShapeDtypeStruct`).
 Leaf = Any
 
@@ -85,7 +84,8 @@ class Programs:
         )
         session = jax.tree.map(batch, one)
         space = env.action_space()
-        action = batch(jax.ShapeDtypeStruct(space.shape, jnp.float32 if isinstance(space, gym.spaces.Box) else jnp.int32))
+        kind = jnp.float32 if isinstance(space, gym.spaces.Box) else jnp.int32
+        action = batch(jax.ShapeDtypeStruct(space.shape, kind))
         self._blank: Seen = jax.eval_shape(step, session, action)[1]
         self.layout = Layout((self._blank, session))
         self.seen, self.session = self.layout.tree
