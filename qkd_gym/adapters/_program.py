@@ -22,7 +22,7 @@ from jaxtyping import Array
 
 from qkd_gym import struct
 from qkd_gym.adapters._packing import Layout
-from qkd_gym.envs.core import STANDARD_INFO, Environment, Episode, select
+from qkd_gym.envs.core import STANDARD_INFO, Environment, Episode, as_key, select
 
 #: An array, or where one lies (`Slot`), or what it is like (`jax.ShapeDtypeStruct`).
 Leaf = Any
@@ -134,7 +134,7 @@ class Programs:
         if limit is None:
             return params
         if params is None:
-            params = self._env.sample_params(jax.random.split(key)[0])  # the link that `Environment.reset` would draw
+            return drawn_link(self._env, key, limit)
         return struct.replace(params, max_steps_in_episode=limit)
 
     def _again(self, session: Session) -> tuple[Session, Array]:
@@ -198,6 +198,12 @@ def programs(
 ) -> Programs:
     """`Programs`, shared by all faces of the same form in a process, so that each is compiled once."""
     return Programs(env, num_envs, mode, limited, fixed)
+
+
+def drawn_link(env: Environment, key: Array, limit: Array) -> Any:
+    """The link that `env.reset(key)` draws, with another time limit."""
+    link = env.sample_params(jax.random.split(as_key(key))[0])
+    return struct.replace(link, max_steps_in_episode=limit)
 
 
 def seed_words(seed: int) -> tuple[int, int]:
