@@ -1,0 +1,1 @@
+"""Every shipped agent on every task: `python -m benchmarks.leaderboard`."""

@@ -1,0 +1,116 @@
+"""Score every shipped agent on every task, print the tables, and write them as JSON and as a picture.
+
+Whatever was evaluated once is kept in `.cache/evaluations` and not repeated, also after a kill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+import qkd_gym
+from agents.registry import PRETRAINED, agents_for
+from benchmarks.leaderboard import picture, table
+from benchmarks.leaderboard.entries import Board, Played, make_board
+from benchmarks.leaderboard.jobs import ROOT, Job, commit, footprint_of, keep_compiled_programs, processor
+from qkd_gym import TASKS, make
+from qkd_gym.evaluation.protocol import PROTOCOLS, Protocol
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parse(argv)
+    protocol = PROTOCOLS[arguments.protocol]
+    out = arguments.out or ROOT / "runs" / "leaderboard" / protocol.name
+    console = Console()
+    started = time.monotonic()
+    keep_compiled_programs()
+    try:
+        envs = [make(task) for task in arguments.tasks or TASKS]
+        boards = run(envs, protocol, console)
+    except ValueError as error:
+        print(f"leaderboard: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+    for board in boards:
+        console.print(table.render(board))
+    seconds = time.monotonic() - started
+    out.mkdir(parents=True, exist_ok=True)
+    results = out / "results.json"
+    results.write_text(json.dumps(_report(protocol, boards, seconds), indent=1) + "\n")
+    picture.draw(boards, out / "leaderboard.png")
+    console.print(f"{results}\n{out / 'leaderboard.png'}\n{seconds:.0f} s", soft_wrap=True, highlight=False)
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks.leaderboard", description=__doc__)
+    parser.add_argument("--protocol", choices=sorted(PROTOCOLS), default="quick", help="default: quick")
+    parser.add_argument("--tasks", nargs="+", metavar="ID", help="task ids (default: all)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/leaderboard/PROTOCOL")
+    return parser.parse_args(argv)
+
+
+def run(envs: list[Any], protocol: Protocol, console: Console) -> list[Board]:
+    """All boards of these tasks; prints a line for each evaluation that is finished."""
+    plan = [
+        (dataclasses.replace(env, scenario=scenario), agents)
+        for env, agents in [(env, agents_for(env)) for env in envs]
+        for scenario in protocol.scenarios(env)
+    ]
+    total = sum(len(agents) for _, agents in plan)
+    columns = (TextColumn("{task.completed:.0f}/{task.total} {task.description}"), BarColumn(), TimeElapsedColumn())
+    boards = []
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        shown = bar.add_task("", total=total)
+        for env, agents in plan:
+            played = []
+            for name, agent in agents.items():
+                label = f"{env.id.removeprefix('qkd/')} {env.scenario} {name}"
+                bar.update(shown, description=label)
+                started = time.monotonic()
+                job = Job(env, name, agent, protocol.episodes, protocol.seed)
+                known = job.stored()
+                results = known or job.run()
+                footprint = footprint_of(PRETRAINED / f"{name}.safetensors", env) if agent.role == "learned" else None
+                played.append(Played(name, agent, results, footprint))
+                bar.advance(shown)
+                took = "kept" if known else f"{time.monotonic() - started:.1f} s"
+                done = int(bar.tasks[0].completed)
+                console.print(
+                    f"[{done:3d}/{total}] {label:58s} return {results.returns.mean():9.4f}  {took}",
+                    markup=False,
+                    highlight=False,
+                )
+            boards.append(make_board(env, played))
+    return boards
+
+
+def _report(protocol: Protocol, boards: list[Board], seconds: float) -> dict[str, Any]:
+    tasks: dict[str, Any] = {}
+    for board in boards:
+        scale = None if board.reference is None else dataclasses.asdict(board.reference)
+        lines = [entry.as_json() for entry in board.entries]
+        tasks.setdefault(board.env_id, {})[board.scenario] = {"reference": scale, "entries": lines}
+    return {
+        "protocol": dataclasses.asdict(protocol),
+        "version": qkd_gym.__version__,
+        "commit": commit(),
+        "machine": {"processor": processor(), "system": platform.system(), "python": platform.python_version()},
+        "seconds": round(seconds, 1),
+        "tasks": tasks,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
