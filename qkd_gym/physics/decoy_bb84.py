@@ -107,9 +107,7 @@ def vacuum_weak_bounds(
 
     The yield may come out negative, when the gains are not those of an honest link; the error is then 1/2.
     """
-    mu, nu, y0, e0 = as_float(
-        settings.signal_intensity, settings.decoy_intensity, background_yield, background_error
-    )
+    mu, nu, y0, e0 = as_float(settings.signal_intensity, settings.decoy_intensity, background_yield, background_error)
     ratio = nu / mu
     inner = decoy.gain * jnp.exp(nu) - signal.gain * jnp.exp(mu) * ratio * ratio - (1 - ratio) * (1 + ratio) * y0
     y1 = inner / (nu * (1 - ratio))
@@ -174,7 +172,8 @@ def _rate_without_decoys(mu: Array, signal: Gains, link: DecoyLink) -> Array:
     f, q = as_float(link.error_correction_efficiency, link.sifting)
     # 1 - (1 + mu) e^-mu without the difference of near equals
     multi = -jnp.expm1(-mu) - mu * jnp.exp(-mu)
-    multi = jnp.where(mu < 0.02, mu * mu * (0.5 - mu * (1 / 3 - mu * (1 / 8 - mu * (1 / 30 - mu * (1 / 144 - mu / 840))))), multi)
+    series = mu * mu * (0.5 - mu * (1 / 3 - mu * (1 / 8 - mu * (1 / 30 - mu * (1 / 144 - mu / 840)))))
+    multi = jnp.where(mu < 0.02, series, multi)
     tagged = jnp.minimum(multi / jnp.where(signal.gain > 0, signal.gain, 1), 1)
     untagged = 1 - tagged
     safe = jnp.where(untagged > 0, untagged, 1)

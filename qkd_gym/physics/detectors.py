@@ -68,9 +68,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             (0.10, 0.25),
             "negative-feedback diode at -100 C, 10 dark counts/s; design value",
         ),
-        "snspd": Preset(
-            Detector(0.80, 1e-8, 0.0, 40.0, 40.0, 1000.0), (0.50, 0.90), "10 dark counts/s; typical of the class; design value"
-        ),
+        "snspd": Preset(Detector(0.80, 1e-8, 0.0, 40.0, 40.0, 1000.0), (0.50, 0.90), "10 dark counts/s; design value"),
         "snspd-multi-pixel": Preset(
             Detector(0.70, 1e-7, 0.0, 2.0, 60.0, 300.0), (0.60, 0.80), "8-14 pixels, 300 dark counts/s; design value"
         ),
@@ -110,7 +108,7 @@ def paralysable_rate(rate_per_s: ArrayLike, dead_time_s: ArrayLike) -> Float[Arr
 
 
 def hold_off_gates(clock_hz: ArrayLike, hold_off_s: ArrayLike) -> Float[Array, "..."]:
-    """Whole gates skipped after a click, floor(f tau); a product one rounding below a whole number counts as that number."""
+    """Whole gates skipped after a click, floor(f tau); one rounding below a whole number counts as that number."""
     f, tau = as_float(clock_hz, hold_off_s)
     gates = f * tau
     return jnp.floor(gates + jnp.maximum(gates, 1) * (4 * jnp.finfo(gates.dtype).eps))
@@ -154,7 +152,7 @@ def afterpulse_after_dead_time(
 def fraction_in_gate(jitter_fwhm_ps: ArrayLike, gate_ps: ArrayLike, offset_ps: ArrayLike = 0.0) -> Float[Array, "..."]:
     """Share of Gaussian arrival times inside a gate whose centre is off by `offset_ps`."""
     fwhm, gate, offset = as_float(jitter_fwhm_ps, gate_ps, offset_ps)
-    scale = math.sqrt(2) / FWHM_PER_SIGMA * fwhm
+    scale = jnp.maximum(math.sqrt(2) / FWHM_PER_SIGMA * fwhm, jnp.finfo(fwhm.dtype).tiny)  # no jitter: a sharp edge
     return (erf((gate / 2 - offset) / scale) + erf((gate / 2 + offset) / scale)) / 2
 
 

@@ -1,7 +1,7 @@
 """Processes by which a link drifts, in steps of any length, and what drift does to an interferometer.
 
-Each `..._step` takes standard noise from outside (`sampling.step_noise`) and returns the next value. Discretisations are
-exact: two steps of dt have the law of one step of 2 dt.
+Each `..._step` takes standard noise from outside (`sampling.step_noise`) and returns the next value. Discretisations
+are exact: two steps of dt have the law of one step of 2 dt.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from jaxtyping import Array, ArrayLike, Float
 from qkd_gym.physics.information import as_float
 
 DAY_S = 86_400.0
-#: Spread of the drift rate of a fibre's phase at 1 km, rad/ms; grows as the square root of the length (2.4 rad/ms at 100 km,
-#: 6 rad/ms at 550 km: Lucamarini et al., Nature 557, 400 (2018)).
+#: Spread of the drift rate of a fibre's phase at 1 km, rad/ms; grows as the square root of the length (2.4 rad/ms at
+#: 100 km, 6 rad/ms at 550 km: Lucamarini et al., Nature 557, 400 (2018)).
 DRIFT_RATE_RAD_PER_MS_AT_1_KM = 0.256
 
 
@@ -36,7 +36,9 @@ def ornstein_uhlenbeck_step(
     return centre + (x - centre) * jnp.exp(-ratio) + std * jnp.sqrt(-jnp.expm1(-2 * ratio)) * z
 
 
-def wiener_step(value: ArrayLike, normal: ArrayLike, step_s: ArrayLike, variance_per_s: ArrayLike) -> Float[Array, "..."]:
+def wiener_step(
+    value: ArrayLike, normal: ArrayLike, step_s: ArrayLike, variance_per_s: ArrayLike
+) -> Float[Array, "..."]:
     """One step of a Wiener process whose variance grows by `variance_per_s`."""
     x, z, dt, rate = as_float(value, normal, step_s, variance_per_s)
     return x + jnp.sqrt(rate * dt) * z
@@ -48,7 +50,9 @@ def ramp_step(value: ArrayLike, step_s: ArrayLike, rate_per_s: ArrayLike) -> Flo
     return x + rate * dt
 
 
-def tone(time_s: ArrayLike, amplitude: ArrayLike, frequency_hz: ArrayLike, phase_rad: ArrayLike = 0.0) -> Float[Array, "..."]:
+def tone(
+    time_s: ArrayLike, amplitude: ArrayLike, frequency_hz: ArrayLike, phase_rad: ArrayLike = 0.0
+) -> Float[Array, "..."]:
     """A sinusoid A sin(2 pi f t + phase). In float32 keep f t below 1e4, or advance the phase with `advance_phase`."""
     t, a, f, phase = as_float(time_s, amplitude, frequency_hz, phase_rad)
     return a * jnp.sin(2 * math.pi * f * t + phase)
@@ -79,7 +83,12 @@ def jump_occurs(uniform: ArrayLike, step_s: ArrayLike, rate_per_s: ArrayLike) ->
 
 
 def jump_step(
-    value: ArrayLike, uniform: ArrayLike, normal: ArrayLike, step_s: ArrayLike, rate_per_s: ArrayLike, size_std: ArrayLike
+    value: ArrayLike,
+    uniform: ArrayLike,
+    normal: ArrayLike,
+    step_s: ArrayLike,
+    rate_per_s: ArrayLike,
+    size_std: ArrayLike,
 ) -> Float[Array, "..."]:
     """One step of a process that jumps by a normal amount at Poisson times (at most one jump a step)."""
     x, z, std = as_float(value, normal, size_std)

@@ -15,7 +15,7 @@ _SECTION = (math.sqrt(5) - 1) / 2
 def maximise(
     function: Callable[[Array], Array], low: float, high: float, grid: int = 256, sections: int = 48
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """The largest value of `function` over [low, high], searched on a logarithmic grid and refined around its best point.
+    """The largest value of `function` over [low, high]: a logarithmic grid, refined around its best point.
 
     Args:
         function: elementwise, takes a scalar or an array `(...)` and returns `(...)`; NaN is never best. Each component

@@ -190,9 +190,7 @@ def squeezer_rotation(squeezers: Squeezers, positions: ArrayLike) -> Float[Array
     return total
 
 
-def basis_qber(
-    rotation: ArrayLike, stokes_axis: int, intrinsic_error: ArrayLike = 0.0
-) -> Float[Array, "..."]:
+def basis_qber(rotation: ArrayLike, stokes_axis: int, intrinsic_error: ArrayLike = 0.0) -> Float[Array, "..."]:
     """Error rate of the basis along a Stokes axis (0: Z, 1: X) behind the net `rotation`.
 
     e0 + (1 - 2 e0)(1 - R_ii)/2, formed from squares, so that small angles keep their digits in float32.
@@ -204,7 +202,7 @@ def basis_qber(
 
 
 def mismatched_excess(rotation: ArrayLike, sent_axis: int, measured_axis: int) -> Float[Array, "..."]:
-    """Imbalance R_ij in [-1, 1] of a state sent along one axis and measured along another: P(first outcome) = (1 + R_ij)/2."""
+    """Imbalance R_ij in [-1, 1] of a state sent along one axis and measured along another: P(first) = (1 + R_ij)/2."""
     return jnp.clip(entry(rotation, measured_axis, sent_axis), -1, 1)
 
 

@@ -5,9 +5,9 @@ operations a number and fuses with what consumes it; it is seeded by JAX's own k
 as independent as threefry makes the keys. It is for simulation, not for cryptography.
 
 The count samplers are quantile functions: one uniform in, one count out, no loop, no rejection. Below a mean of 4 the
-inverse distribution function is summed term by term; above, a Cornish-Fisher series with lattice correction is exact to
-within what 1e5 draws can tell (non-centrality of the chi-square below 1). Counts are floats, because a step at 1 GHz holds more
-than an int32 does.
+inverse distribution function is summed term by term; above, a Cornish-Fisher series with lattice correction is exact
+to within what 1e5 draws can tell (non-centrality of the chi-square below 4). Counts are floats, because a step at 1 GHz
+holds more than an int32 does.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, UInt32
 
 from qkd_gym.physics.information import as_float
 
-#: Mean from which the Cornish-Fisher series takes over, and the largest count of the summed part (chance of more: 2e-7).
+#: Mean from which the Cornish-Fisher series takes over, and the largest count of the summed part (2e-7 lies beyond).
 _SERIES_FROM = 4.0
 _TERMS = 17
 
 _GOLDEN = 0x9E3779B9  # 2^32 / golden ratio: spreads consecutive counters
 
 
-def random_bits(key: PRNGKeyArray, count: int) -> UInt32[Array, "count"]:
+def random_bits(key: PRNGKeyArray, count: int) -> UInt32[Array, " count"]:
     """`count` independent 32-bit words from one key, by a counter-based hash.
 
     Two rounds of a full-avalanche 32-bit mixer (C. Wellons' `lowbias32`), the counter keyed by one word of the key
@@ -40,7 +40,7 @@ def random_bits(key: PRNGKeyArray, count: int) -> UInt32[Array, "count"]:
 
 def step_noise(
     key: PRNGKeyArray, normals: int = 0, uniforms: int = 0
-) -> tuple[Float[Array, "normals"], Float[Array, "uniforms"]]:
+) -> tuple[Float[Array, " normals"], Float[Array, " uniforms"]]:
     """All noise of one step: `normals` standard normals and `uniforms` numbers in (0, 1), float32.
 
     Take them apart at fixed places; append a new source at the end, so that it does not reshuffle the others: normal
@@ -179,7 +179,7 @@ _FAR = (
 
 
 def _log_one_minus(p: Array) -> Array:
-    """ln(1 - p) for 0 <= p <= 1/2 by -2 artanh(p / (2 - p)), relative error 2e-7: `log1p` keeps a big loop from vectorising."""
+    """ln(1 - p) for 0 <= p <= 1/2, relative error 2e-7, as -2 artanh(p / (2 - p)): `log1p` keeps big loops scalar."""
     s = p / (2 - p)
     s2 = s * s
     return -2 * s * (1 + s2 * _horner(s2, (1 / 13, 1 / 11, 1 / 9, 1 / 7, 1 / 5, 1 / 3)))
@@ -193,7 +193,7 @@ def _horner(x: Array, coefficients: tuple[float, ...]) -> Array:
 
 
 def _count_above(masses: list[Array], u: Array) -> Array:
-    """Number of survival probabilities P(X > j) above `u`. Summed from the tail, so that rare events keep their digits."""
+    """Number of survival probabilities P(X > j) above `u`; summed from the tail: rare events keep their digits."""
     survival = masses[-1]
     count = jnp.where(u < survival, 1.0, 0.0).astype(survival.dtype)
     for mass in masses[-2::-1]:

@@ -1,0 +1,1 @@
+"""Families of reference tables, one module a theme."""
