@@ -298,7 +298,7 @@ class DecoyBlock(Environment[DecoyBlockState, DecoyBlockParams]):
             loss_walk=loss_walk,
             loss_steps_db=f(0),
             loss_db=_loss(loss_walk, f(0), jnp.int32(0), params),
-            storm=uniforms[0] < stationary_storm_prob(_hazard(params)),
+            storm=uniforms[0] < stationary_storm_prob(hazard_of(params)),
             buildup=jnp.bool_(False),
             event=jnp.bool_(False),
             innocent=jnp.zeros(k, jnp.bool_),
@@ -328,7 +328,7 @@ class DecoyBlock(Environment[DecoyBlockState, DecoyBlockParams]):
             state.loss_steps_db, uniforms[0], normals[1], params.slice_s, step_rate, params.loss_step_db
         )
         loss_db = _loss(loss_walk, loss_steps_db, time, params)
-        rates = hazard_rates(_hazard(params), params.slice_s)
+        rates = hazard_rates(hazard_of(params), params.slice_s)
         storm, buildup, event = advance_hazard(rates, state.storm, state.buildup, uniforms[1:6])
         innocent, noise = advance_telemetry(
             state.innocent, state.noise, params.slice_s, params.innocent_interval_s, params.innocent_s,
@@ -484,7 +484,8 @@ def reference_params() -> DecoyBlockParams:
     )
 
 
-def _hazard(params: DecoyBlockParams) -> Hazard:
+def hazard_of(params: DecoyBlockParams) -> Hazard:
+    """The hazard constants among the parameters."""
     fields = {f.name: getattr(params, f.name) for f in dataclasses.fields(Hazard)}
     return Hazard(**fields)
 

@@ -1,0 +1,380 @@
+"""What operators do about block lengths: fixed lengths, event counters, Bayes filters, and alarms on telemetry.
+
+All agents look their settings up for the planned length and the loss that the last slices showed; they differ in how
+they judge the risk of the next slices. `--tune` scans each agent's constants on tuning seeds, `--settings` checks the
+look-up table against a search over loss and length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from qkd_gym.envs.calibration.decoy_block import (
+    CHANNELS,
+    DecoyBlock,
+    DecoyBlockParams,
+    Reading,
+    Settings,
+    block_key_bits,
+    decode,
+    encode_settings,
+    hazard_of,
+    mean_slice_counts,
+)
+from qkd_gym.evaluation.agent import Agent
+from qkd_gym.physics.decoy_settings import near_optimal_settings
+from qkd_gym.physics.disturbance import Hazard, hazard_law, hazard_rates, stationary_storm_prob
+from qkd_gym.physics.information import NEPER_PER_DB
+
+#: Slices ahead for which a plan weighs risk against key.
+HORIZON = np.array([1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200])
+#: log10(pulses x transmittance) of the rows of the block-value table.
+_LIGHT = np.arange(5.5, 12.51, 0.125)
+#: Loss at which that table is made; at equal light the key hardly depends on it.
+_TABLE_LOSS_DB = 15.0
+
+
+class Plan(NamedTuple):
+    """Public constants that a plan needs, made once an episode."""
+
+    bits_per_light: Any  # (rows,) key of a block over its pulses x transmittance
+    receiver_efficiency: Any
+    slice_s: Any
+
+
+class Memory(NamedTuple):
+    """What the rules share: the plan's constants and the loss, averaged over the last slices."""
+
+    plan: Plan
+    loss_db: Any
+    own: Any  # the agent's own
+
+
+def make_plan(params: DecoyBlockParams) -> Plan:
+    """The value of a block by its light, from the key formula at expected counts and looked-up settings."""
+    light = jnp.asarray(10**_LIGHT, jnp.float32)
+    eta = params.receiver_efficiency * np.float32(10 ** (-_TABLE_LOSS_DB / 10))
+
+    def bits(total: Array) -> Array:
+        settings = Settings(*near_optimal_settings(total / eta, eta))
+        slices = total / eta / (params.clock_hz * params.slice_s)
+        mean = mean_slice_counts(jnp.float32(_TABLE_LOSS_DB), settings, params)
+        return block_key_bits(slices * mean, settings, params)
+
+    return Plan(jax.vmap(bits)(light) / light, params.receiver_efficiency, params.slice_s)
+
+
+def light_per_slice(plan: Plan, reading: Reading, loss_db: Array) -> Array:
+    """Pulses x transmittance of a slice."""
+    return reading.clock_hz * plan.slice_s * plan.receiver_efficiency * jnp.exp(-NEPER_PER_DB * loss_db)
+
+
+def block_value(plan: Plan, light: Float[Array, "k"]) -> Float[Array, "k"]:
+    """Key of blocks with this much light each, in bit."""
+    row = jnp.clip((jnp.log10(jnp.maximum(light, 1)) - _LIGHT[0]) / (_LIGHT[1] - _LIGHT[0]), 0, len(_LIGHT) - 1)
+    rows = jnp.arange(len(_LIGHT), dtype=jnp.float32)
+    weights = jnp.maximum(1 - jnp.abs(row[:, None] - rows[None, :]), 0)
+    return light * (weights @ plan.bits_per_light)
+
+
+def plan_block(
+    plan: Plan, light: Array, age: Array, survival: Float[Array, "h"], duration: Float[Array, "h"], patience: float
+) -> tuple[Array, Array]:
+    """Whether to close a block of `age` slices now, and the length (slices) that a fresh one should have.
+
+    Args:
+        light: of one slice. survival: chance of no event within each `HORIZON`; duration: mean slices until the event or
+            the horizon, whichever comes first.
+        patience: weight of the rate that a fresh block would earn against going on; 1 is the renewal argument.
+    """
+    horizon = jnp.asarray(HORIZON, jnp.float32)
+    rate = survival * block_value(plan, light * horizon) / duration
+    best = jnp.argmax(rate)
+    go_on = survival * block_value(plan, light * (age + horizon)) - patience * rate[best] * duration
+    stop = block_value(plan, (light * age)[None])[0]
+    return (age > 0) & (stop >= jnp.max(go_on)), horizon[best]
+
+
+def make_action(plan: Plan, reading: Reading, loss_db: Array, close: Array, slices: Array) -> Float[Array, "6"]:
+    """Close or not, with looked-up settings for a fresh block of `slices`."""
+    eta = plan.receiver_efficiency * jnp.exp(-NEPER_PER_DB * loss_db)
+    settings = near_optimal_settings(reading.clock_hz * plan.slice_s * slices, eta)
+    return jnp.concatenate([jnp.where(close, 1.0, -1.0)[None], encode_settings(settings)]).astype(jnp.float32)
+
+
+def survival_basis(law: Float[Array, "s s 2"]) -> tuple[Float[Array, "h s"], Float[Array, "h s"]]:
+    """Survival and mean duration at each `HORIZON`, linear in the belief: multiply by it."""
+    quiet = law[..., 0]
+
+    def step(alive: Array, _: None) -> tuple[Array, Array]:
+        return quiet @ alive, alive
+
+    _, alive = jax.lax.scan(step, jnp.ones(law.shape[0], jnp.float32), None, length=int(HORIZON[-1]) + 1)
+    return alive[HORIZON], jnp.cumsum(alive, axis=0)[HORIZON - 1]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule(Agent[Memory]):
+    """Shared course: read, smooth the loss, judge the risk, plan."""
+
+    #: Share of the last slice in the averaged loss (fixed by hand: it hardly matters at 1e7 clicks a slice).
+    loss_weight: ClassVar[float] = 0.5
+
+    def init(self, key, env, params):
+        plan = make_plan(params)
+        return Memory(plan, jnp.float32(0), self.start(params))
+
+    def act(self, key, carry, obs, mask):
+        reading = decode(obs)
+        first = reading.time_left > 1 - 1e-6
+        loss = jnp.where(first, reading.nominal_loss_db, carry.loss_db)
+        loss = jnp.where(first | reading.event, loss, loss + self.loss_weight * (reading.loss_estimate_db - loss))
+        own = jax.tree.map(lambda new, old: jnp.where(first, old, new), self.learn(carry.own, reading), carry.own)
+        close, slices = self.decide(carry.plan, own, reading, light_per_slice(carry.plan, reading, loss))
+        return make_action(carry.plan, reading, loss, close, slices), Memory(carry.plan, loss, own)
+
+    def start(self, params: DecoyBlockParams) -> Any:
+        """Own memory at the start."""
+        return ()
+
+    def learn(self, own: Any, reading: Reading) -> Any:
+        """Own memory after a slice."""
+        return own
+
+    def decide(self, plan: Plan, own: Any, reading: Reading, light: Array) -> tuple[Array, Array]:
+        """(close, length of a fresh block in slices)."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedLength(_Rule):
+    """Blocks of one length, whatever happens."""
+
+    slices: int = 9
+
+    @property
+    def label(self) -> str:
+        return f"FixedLength{self.slices}"
+
+    def decide(self, plan, own, reading, light):
+        return reading.block_slices >= self.slices, jnp.float32(self.slices)
+
+
+@dataclasses.dataclass(frozen=True)
+class EventRateRule(_Rule):
+    """The block length for the average event rate of the last minutes."""
+
+    average_s: float = 600.0
+    prior_interval_s: float = 150.0
+    patience: float = 1.0
+
+    def start(self, params):
+        return jnp.float32(1 / self.prior_interval_s), params.slice_s
+
+    def learn(self, own, reading):
+        rate, slice_s = own
+        keep = jnp.exp(-slice_s / self.average_s)
+        return keep * rate + (1 - keep) * reading.event / slice_s, slice_s
+
+    def decide(self, plan, own, reading, light):
+        rate, slice_s = own
+        hazard = rate * slice_s + 1e-6
+        survival = jnp.exp(-hazard * HORIZON)
+        return plan_block(plan, light, reading.block_slices, survival, (1 - survival) / hazard, self.patience)
+
+
+@dataclasses.dataclass(frozen=True)
+class EventBayesRule(_Rule):
+    """Bayes filter of a calm/storm hazard with the population's constants, fed with events; telemetry is ignored."""
+
+    patience: float = 1.0
+
+    def start(self, params):
+        hazard = dataclasses.replace(hazard_of(params), announced_share=jnp.float32(0))
+        return start_filter(hazard, params.slice_s)
+
+    def learn(self, own, reading):
+        return own._replace(belief=advance_belief(own, reading.event, jnp.ones((4, 4), jnp.float32))[0])
+
+    def decide(self, plan, own, reading, light):
+        survival, duration = own.survival @ own.belief, own.duration @ own.belief
+        return plan_block(plan, light, reading.block_slices, survival, duration, self.patience)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightedAlarmRule(_Rule):
+    """Event-rate rule with an alarm: logistic regression of the next slice's event on the telemetry, learned on line."""
+
+    average_s: float = 600.0
+    prior_interval_s: float = 150.0
+    learning_rate: float = 0.1
+    alarm_slices: float = 4.0
+    patience: float = 1.0
+
+    def start(self, params):
+        k = 2 * len(CHANNELS)
+        return jnp.float32(1 / self.prior_interval_s), params.slice_s, jnp.zeros(k), jnp.zeros(k)
+
+    def _odds(self, own):
+        rate, slice_s, weights, features = own
+        hazard = rate * slice_s + 1e-3
+        return jnp.log(hazard) + weights @ features
+
+    def learn(self, own, reading):
+        rate, slice_s, weights, features = own
+        surprise = reading.event - jax.nn.sigmoid(self._odds(own))
+        weights = weights + self.learning_rate * surprise * features
+        keep = jnp.exp(-slice_s / self.average_s)
+        rate = keep * rate + (1 - keep) * reading.event / slice_s
+        # Each direction of a reading has its own weight; below one deviation it says nothing.
+        c = reading.telemetry
+        features = jnp.clip(jnp.concatenate([c - 1, -c - 1]), 0, 3)
+        return rate, slice_s, weights, features
+
+    def decide(self, plan, own, reading, light):
+        rate, slice_s, _, _ = own
+        base = rate * slice_s + 1e-6
+        now = jnp.clip(jax.nn.sigmoid(self._odds(own)), 1e-6, 0.9)
+        alarm = -jnp.log1p(-now)
+        in_alarm = jnp.minimum(HORIZON, self.alarm_slices)
+        survival = jnp.exp(-alarm * in_alarm - base * (HORIZON - in_alarm))
+        early = (1 - jnp.exp(-alarm * in_alarm)) / alarm
+        late = jnp.exp(-alarm * in_alarm) * (1 - jnp.exp(-base * (HORIZON - in_alarm))) / base
+        return plan_block(plan, light, reading.block_slices, survival, early + late, self.patience)
+
+
+class Filter(NamedTuple):
+    """A Bayes filter of one unit's hazard: constants and belief over 2 storm + buildup."""
+
+    law: Any  # (4, 4, 2)
+    survival: Any  # (h, 4)
+    duration: Any  # (h, 4)
+    belief: Any  # (..., 4)
+
+
+def start_filter(hazard: Hazard, slice_s: Any) -> Filter:
+    law = hazard_law(hazard_rates(hazard, slice_s)).astype(jnp.float32)
+    survival, duration = survival_basis(law)
+    storm = stationary_storm_prob(hazard)
+    belief = jnp.stack([1 - storm, jnp.zeros_like(storm), storm, jnp.zeros_like(storm)]).astype(jnp.float32)
+    return Filter(law, survival, duration, belief)
+
+
+def advance_belief(filter_: Filter, event: Array, likelihood: Float[Array, "4 4"]) -> tuple[Array, Array]:
+    """Belief after a slice and the log-likelihood of what it showed; `likelihood` of the telemetry by (from, to)."""
+    joint = filter_.belief @ (jnp.where(event, filter_.law[..., 1], filter_.law[..., 0]) * likelihood)
+    total = jnp.sum(joint) + 1e-30
+    return joint / total, jnp.log(total)
+
+
+#: Whether each state of the filter is a build-up.
+BUILDUP = np.array([0, 1, 0, 1], np.float32)
+
+
+def reading_likelihood(
+    reading: Array, last: Array, gain: Array, on: Float[Array, "s"], noise_time_s: Any, slice_s: Any
+) -> Float[Array, "s s"]:
+    """Density of a channel's reading, by (from, to), with its AR(1) noise whitened by the last reading."""
+    keep = jnp.exp(-slice_s / noise_time_s)
+    mean = gain * on[None, :] + keep * (last - gain * on[:, None])
+    return jnp.exp(-0.5 * (reading - mean) ** 2 / (1 - keep * keep)) / jnp.sqrt(1 - keep * keep)
+
+
+class Mixture(NamedTuple):
+    """Hypotheses of `TelemetryBayesRule`: which channel announces events, in which direction, or none."""
+
+    filters: Any  # Filter with beliefs (2 channels, 4): both directions of each channel
+    deaf: Any  # Filter: nothing announces
+    innocent: Any  # (2 channels, 2): belief in an innocent excursion of that direction
+    innocent_law: Any  # (2, 2)
+    evidence: Any  # (2 channels + 1,) log-weights
+    side: Any  # (2 channels,) log-likelihood of the readings if innocent
+    last: Any  # (channels,) readings
+    noise_time_s: Any
+    slice_s: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class TelemetryBayesRule(_Rule):
+    """Bayes filter over which channel announces events and in which direction, with the population's constants."""
+
+    gain: float = 2.75
+    deaf_prior: float = 0.05
+    patience: float = 1.0
+
+    def start(self, params):
+        k = len(CHANNELS)
+        hazard = hazard_of(params)
+        told = start_filter(hazard, params.slice_s)
+        deaf = start_filter(dataclasses.replace(hazard, announced_share=jnp.float32(0)), params.slice_s)
+        begin, end = params.slice_s / params.innocent_interval_s, params.slice_s / params.innocent_s
+        law = jnp.stack([jnp.stack([1 - begin, begin]), jnp.stack([end, 1 - end])])
+        return Mixture(
+            filters=told._replace(belief=jnp.tile(told.belief, (2 * k, 1))),
+            deaf=deaf,
+            innocent=jnp.tile(jnp.array([1.0, 0.0]), (2 * k, 1)),
+            innocent_law=law,
+            evidence=jnp.log(jnp.array([(1 - self.deaf_prior) / (2 * k)] * 2 * k + [self.deaf_prior])),
+            side=jnp.zeros(2 * k),
+            last=jnp.zeros(k),
+            noise_time_s=params.telemetry_noise_time_s,
+            slice_s=params.slice_s,
+        )
+
+    def learn(self, own, reading):
+        gains = self.gain * jnp.repeat(jnp.array([1.0, -1.0]), len(CHANNELS))
+        now, last = jnp.tile(reading.telemetry, 2), jnp.tile(own.last, 2)
+
+        def one(belief, innocent, gain, now, last):
+            likelihood = reading_likelihood(now, last, gain, jnp.asarray(BUILDUP), own.noise_time_s, own.slice_s)
+            belief, gained = advance_belief(own.filters._replace(belief=belief), reading.event, likelihood)
+            on = jnp.array([0.0, 1.0])
+            joint = innocent @ (own.innocent_law * reading_likelihood(now, last, gain, on, own.noise_time_s, own.slice_s))
+            total = jnp.sum(joint) + 1e-30
+            return belief, gained, joint / total, jnp.log(total)
+
+        beliefs, gained, innocent, side = jax.vmap(one)(own.filters.belief, own.innocent, gains, now, last)
+        deaf, deaf_gained = advance_belief(own.deaf, reading.event, jnp.ones((4, 4)))
+        # A channel that announces nothing may still stray in either direction: compare with the mean of both.
+        before, after = (_both_directions(s) for s in (own.side, own.side + side))
+        evidence = own.evidence + jnp.concatenate([gained - jnp.tile(after - before, 2), deaf_gained[None]])
+        return own._replace(
+            filters=own.filters._replace(belief=beliefs),
+            deaf=own.deaf._replace(belief=deaf),
+            innocent=innocent,
+            evidence=evidence - jnp.max(evidence),
+            side=own.side + side,
+            last=reading.telemetry,
+        )
+
+    def decide(self, plan, own, reading, light):
+        weights = jax.nn.softmax(own.evidence)
+        mixed = weights[:-1] @ own.filters.belief
+        deaf = weights[-1] * own.deaf.belief
+        survival = own.filters.survival @ mixed + own.deaf.survival @ deaf
+        duration = own.filters.duration @ mixed + own.deaf.duration @ deaf
+        return plan_block(plan, light, reading.block_slices, survival, duration, self.patience)
+
+
+def _both_directions(side: Float[Array, "2k"]) -> Float[Array, "k"]:
+    return jnp.logaddexp(side[: len(CHANNELS)], side[len(CHANNELS) :])
+
+
+AGENTS: dict[str, Agent] = {
+    "fixed-length-4": FixedLength(4),
+    "fixed-length-9": FixedLength(9),
+    "fixed-length-19": FixedLength(19),
+    "fixed-length-60": FixedLength(60),
+    "event-rate": EventRateRule(),
+    "event-bayes": EventBayesRule(),
+    "weighted-alarm": WeightedAlarmRule(),
+    "telemetry-bayes": TelemetryBayesRule(),
+}
