@@ -26,7 +26,7 @@ FAMILIES: dict[str, Family] = {}
 
 
 def family(name: str) -> Callable[[Recompute], Recompute]:
-    """Register the decorated function for tables that say `# family: name`; its docstring's first line describes them."""
+    """Register the decorated function for tables that say `# family: name`; its first doc line describes them."""
 
     def register(function: Recompute) -> Recompute:
         if name in FAMILIES:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
 from qkd_gym import struct
@@ -30,13 +31,15 @@ METHODS = ("infinite", "vacuum+weak", "two-weak", "none")
 class DecoySettings:
     """Mean photon numbers of the three kinds of pulses."""
 
-    signal_intensity: Any = struct.field(0.48, unit="photon/pulse", low=0.0, high=10.0, doc="mu")
-    decoy_intensity: Any = struct.field(0.05, unit="photon/pulse", low=0.0, high=10.0, doc="nu (nu1), below mu")
-    weakest_intensity: Any = struct.field(0.0, unit="photon/pulse", low=0.0, high=10.0, doc="nu2, below nu1; 0: vacuum")
+    signal_intensity: Any = struct.field(default=0.48, unit="photon/pulse", low=0.0, high=10.0, doc="mu")
+    decoy_intensity: Any = struct.field(default=0.05, unit="photon/pulse", low=0.0, high=10.0, doc="nu (nu1), below mu")
+    weakest_intensity: Any = struct.field(
+        default=0.0, unit="photon/pulse", low=0.0, high=10.0, doc="nu2, below nu1; 0: vacuum"
+    )
 
     def __post_init__(self) -> None:
         values = (self.signal_intensity, self.decoy_intensity, self.weakest_intensity)
-        if any(isinstance(v, jax.core.Tracer) for v in values):
+        if any(isinstance(v, Tracer) for v in values):
             return
         mu, nu, nu2 = (np.asarray(v) for v in values)
         if np.any(nu + nu2 >= mu) or np.any(nu2 >= nu):
@@ -50,12 +53,20 @@ class DecoySettings:
 class DecoyLink:
     """Channel and receiver. Defaults: Gobby-Yuan-Shields 2004 at zero length."""
 
-    transmittance: Any = struct.field(0.045, low=0.0, high=1.0, doc="channel and receiver together")
-    background_yield: Any = struct.field(1.7e-6, unit="1/pulse", low=0.0, high=1.0, doc="Y0, both detectors together")
-    misalignment_error: Any = struct.field(0.033, low=0.0, high=0.5, doc="e_d, optical error of arriving photons")
-    background_error: Any = struct.field(0.5, low=0.0, high=0.5, doc="e0, error rate of background clicks")
-    error_correction_efficiency: Any = struct.field(1.22, low=0.0, high=10.0, doc="f, disclosed bits per Shannon limit")
-    sifting: Any = struct.field(0.5, low=0.0, high=1.0, doc="q: 1/2 for equal bases, towards 1 for a biased choice")
+    transmittance: Any = struct.field(default=0.045, low=0.0, high=1.0, doc="channel and receiver together")
+    background_yield: Any = struct.field(
+        default=1.7e-6, unit="1/pulse", low=0.0, high=1.0, doc="Y0, both detectors together"
+    )
+    misalignment_error: Any = struct.field(
+        default=0.033, low=0.0, high=0.5, doc="e_d, optical error of arriving photons"
+    )
+    background_error: Any = struct.field(default=0.5, low=0.0, high=0.5, doc="e0, error rate of background clicks")
+    error_correction_efficiency: Any = struct.field(
+        default=1.22, low=0.0, high=10.0, doc="f, disclosed bits per Shannon limit"
+    )
+    sifting: Any = struct.field(
+        default=0.5, low=0.0, high=1.0, doc="q: 1/2 for equal bases, towards 1 for a biased choice"
+    )
 
 
 @struct.dataclass

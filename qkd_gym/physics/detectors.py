@@ -27,12 +27,12 @@ FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 class Detector:
     """One single-photon detector, gated or with a time window of `gate_ps`."""
 
-    efficiency: Any = struct.field(0.10, low=0.0, high=1.0, doc="detection efficiency")
-    dark_count_prob_per_gate: Any = struct.field(6e-7, unit="1/gate", low=0.0, high=0.5, doc="per detector")
-    afterpulse_prob: Any = struct.field(0.0, low=0.0, high=0.5, doc="afterpulses per click, all gates together")
-    dead_time_ns: Any = struct.field(0.0, unit="ns", low=0.0, high=1e6, doc="after each click")
-    jitter_fwhm_ps: Any = struct.field(0.0, unit="ps", low=0.0, high=1e5, doc="timing response, full width")
-    gate_ps: Any = struct.field(1000.0, unit="ps", low=1.0, high=1e7, doc="gate or coincidence window")
+    efficiency: Any = struct.field(default=0.10, low=0.0, high=1.0, doc="detection efficiency")
+    dark_count_prob_per_gate: Any = struct.field(default=6e-7, unit="1/gate", low=0.0, high=0.5, doc="per detector")
+    afterpulse_prob: Any = struct.field(default=0.0, low=0.0, high=0.5, doc="afterpulses per click, all gates together")
+    dead_time_ns: Any = struct.field(default=0.0, unit="ns", low=0.0, high=1e6, doc="after each click")
+    jitter_fwhm_ps: Any = struct.field(default=0.0, unit="ps", low=0.0, high=1e5, doc="timing response, full width")
+    gate_ps: Any = struct.field(default=1000.0, unit="ps", low=1.0, high=1e7, doc="gate or coincidence window")
 
 
 @dataclasses.dataclass(frozen=True)

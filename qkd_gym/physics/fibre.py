@@ -41,9 +41,11 @@ INSERTION_LOSS_DB: Mapping[str, tuple[float, float]] = MappingProxyType(
 class Fibre:
     """A stretch of fibre with its fixed losses."""
 
-    length_km: Any = struct.field(50.0, unit="km", low=0.0, high=2000.0, doc="length")
-    loss_db_per_km: Any = struct.field(0.2, unit="dB/km", low=0.0, high=5.0, doc="attenuation")
-    insertion_loss_db: Any = struct.field(0.0, unit="dB", low=0.0, high=60.0, doc="connectors, filters, switches")
+    length_km: Any = struct.field(default=50.0, unit="km", low=0.0, high=2000.0, doc="length")
+    loss_db_per_km: Any = struct.field(default=0.2, unit="dB/km", low=0.0, high=5.0, doc="attenuation")
+    insertion_loss_db: Any = struct.field(
+        default=0.0, unit="dB", low=0.0, high=60.0, doc="connectors, filters, switches"
+    )
 
     @property
     def loss_db(self) -> Float[Array, "..."]:

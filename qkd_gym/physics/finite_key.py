@@ -34,10 +34,10 @@ class Distillation:
     """How a block of raw key is turned into secret key."""
 
     error_correction_efficiency: Any = struct.field(
-        1.16, low=0.0, high=10.0, doc="bits disclosed per Shannon limit of the key basis; 1 is the limit"
+        default=1.16, low=0.0, high=10.0, doc="bits disclosed per Shannon limit of the key basis; 1 is the limit"
     )
-    eps_sec: Any = struct.field(1e-10, low=0.0, high=1.0, doc="secrecy parameter")
-    eps_cor: Any = struct.field(1e-15, low=0.0, high=1.0, doc="correctness parameter")
+    eps_sec: Any = struct.field(default=1e-10, low=0.0, high=1.0, doc="secrecy parameter")
+    eps_cor: Any = struct.field(default=1e-15, low=0.0, high=1.0, doc="correctness parameter")
 
 
 @struct.dataclass
@@ -45,20 +45,30 @@ class BlockSettings:
     """What the sender chooses for a block. Defaults: two decoys, the worked point of the two-decoy analysis."""
 
     intensities: Any = struct.field(
-        (0.5, 0.15, 2e-4), unit="photon/pulse", low=0.0, high=10.0, doc="mean photon numbers, strongest first (..., k)"
+        default=(0.5, 0.15, 2e-4),
+        unit="photon/pulse",
+        low=0.0,
+        high=10.0,
+        doc="mean photon numbers, strongest first (..., k)",
     )
-    probabilities: Any = struct.field((0.4, 0.4, 0.2), low=0.0, high=1.0, doc="probability of each intensity (..., k)")
-    key_basis_prob: Any = struct.field(0.9, low=0.0, high=1.0, doc="probability of the key basis, both users (...)")
+    probabilities: Any = struct.field(
+        default=(0.4, 0.4, 0.2), low=0.0, high=1.0, doc="probability of each intensity (..., k)"
+    )
+    key_basis_prob: Any = struct.field(
+        default=0.9, low=0.0, high=1.0, doc="probability of the key basis, both users (...)"
+    )
 
 
 @struct.dataclass
 class BlockLink:
     """Channel and receiver of a block. Defaults: gated InGaAs of Lim 2014, table I."""
 
-    transmittance: Any = struct.field(0.01, low=0.0, high=1.0, doc="channel and receiver together (...)")
-    dark_count_prob_per_gate: Any = struct.field(6e-7, low=0.0, high=0.5, unit="1/gate", doc="per detector (...)")
-    afterpulse_prob: Any = struct.field(0.04, low=0.0, high=1.0, doc="per click (...)")
-    misalignment_error: Any = struct.field(0.005, low=0.0, high=0.5, doc="optical error probability (...)")
+    transmittance: Any = struct.field(default=0.01, low=0.0, high=1.0, doc="channel and receiver together (...)")
+    dark_count_prob_per_gate: Any = struct.field(
+        default=6e-7, low=0.0, high=0.5, unit="1/gate", doc="per detector (...)"
+    )
+    afterpulse_prob: Any = struct.field(default=0.04, low=0.0, high=1.0, doc="per click (...)")
+    misalignment_error: Any = struct.field(default=0.005, low=0.0, high=0.5, doc="optical error probability (...)")
 
 
 @struct.dataclass

@@ -11,6 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
 LN2 = math.log(2.0)
@@ -53,7 +54,7 @@ def binary_entropy(x: ArrayLike) -> Float[Array, "..."]:
         ValueError: if a concrete `x` lies outside [0, 1]; a traced one gives NaN there.
     """
     (x,) = as_float(x)
-    if not isinstance(x, jax.core.Tracer):
+    if not isinstance(x, Tracer):
         values = np.asarray(x)
         if not np.all((values >= 0) & (values <= 1)):
             raise ValueError(

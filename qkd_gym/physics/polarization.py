@@ -21,13 +21,18 @@ from qkd_gym.physics.information import as_float
 class Squeezers:
     """A train of fibre squeezers: each turns the state about its own axis by gain x (voltage behind backlash)."""
 
-    axes: Any = struct.field(
-        ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),
+    axes: Any = struct.field(default=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),
         low=-1.0, high=1.0, doc="unit Stokes axes (..., n, 3), in the order that light meets them",
     )  # fmt: skip
-    gains: Any = struct.field((1.0, 1.0, 1.0, 1.0), unit="rad/rad", low=0.0, high=10.0, doc="turn per command (..., n)")
+    gains: Any = struct.field(
+        default=(1.0, 1.0, 1.0, 1.0), unit="rad/rad", low=0.0, high=10.0, doc="turn per command (..., n)"
+    )
     backlash: Any = struct.field(
-        (0.0, 0.0, 0.0, 0.0), unit="rad", low=0.0, high=3.2, doc="half width of the dead play of each command (..., n)"
+        default=(0.0, 0.0, 0.0, 0.0),
+        unit="rad",
+        low=0.0,
+        high=3.2,
+        doc="half width of the dead play of each command (..., n)",
     )
 
 
