@@ -30,7 +30,7 @@ examples:
                                                         score a policy of your own on 256 episodes
   qkd-gym evaluate DecoyBlock --agent random --episodes 32 --json | jq .score
 
-"qkd/", the namespace of the ids, may be left out. `qkd-gym COMMAND --help` says more.
+"qkd/" and the version may be left out of an id. `qkd-gym COMMAND --help` says more.
 """
 _AGENT_HELP = (
     "an agent's name ('random', 'passive' and, in a clone of the repository, the shipped ones), or a policy file: "
@@ -318,9 +318,8 @@ def _cells(interval: dict[str, float]) -> list[str]:
 
 
 def _make(env_id: str, scenario: str = "training") -> Any:
-    known = {task.partition("/")[2].rpartition("-v")[0]: task for task in TASKS}  # names without version
     with _door():
-        return make(known.get(env_id.removeprefix("qkd/"), env_id), scenario=scenario)
+        return make(env_id, scenario=scenario)
 
 
 def _agents(env: Any) -> dict[str, Any]:

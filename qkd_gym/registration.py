@@ -16,8 +16,9 @@ TASKS: dict[str, str] = {
 
 
 def task_class(env_id: str) -> type[Environment]:
-    """The class behind an id. The namespace `qkd/` may be left out. Unknown ids list what there is."""
+    """The class behind an id. The namespace `qkd/` and the version may be left out. Unknown ids list what there is."""
     full = env_id if env_id.startswith("qkd/") else f"qkd/{env_id}"
+    full = {known.rpartition("-v")[0]: known for known in TASKS}.get(full, full)
     if full not in TASKS:
         close = difflib.get_close_matches(full, TASKS, n=1, cutoff=0.6)
         hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parse(argv)
     protocol = PROTOCOLS[arguments.protocol]
     out = arguments.out or ROOT / "runs" / "leaderboard" / protocol.name
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=140)
     started = time.monotonic()
     keep_compiled_programs()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -10,33 +11,35 @@ from benchmarks.leaderboard.entries import Board, Entry
 from qkd_gym.evaluation.statistics import Interval
 
 STYLES = {"learned": "bold", "ceiling": "dim", "oracle": "dim"}
+#: Physical figures shown, if the task has them; the others are in the JSON.
+UNITS = ("kbit/s", "% QBER")
 
 
 def render(board: Board) -> RenderableType:
     """The table of one task and scenario, with its scale underneath."""
-    units = list(dict.fromkeys(unit for entry in board.entries for unit in entry.physical))
+    units = [unit for unit in UNITS if any(unit in entry.physical for entry in board.entries)]
     measured = any(entry.footprint for entry in board.entries)
     violated = any(entry.violations for entry in board.entries)
     episodes = max(entry.episodes for entry in board.entries)
-    table = Table(title=f"{board.env_id}   {board.scenario}   {episodes} episodes", title_justify="left")
-    table.title_style = "bold"
+    title = f"{board.env_id}   {board.scenario}   {episodes} episodes"
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_column("rank", justify="right")
-    table.add_column("agent")
-    table.add_column("role")
-    for column in ("score", "95 %", "return", *units):
+    table.add_column("agent", no_wrap=True, overflow="fold")
+    table.add_column("role", no_wrap=True)
+    for column in ("score", "95 % interval", "return", *units):
         table.add_column(column, justify="right", no_wrap=True)
     for column in ("parameters", "mult-adds", "p99 us") if measured else ():
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     if violated:
         table.add_column("violations", justify="right", style="red")
     line_to_beat = board.reference.practice.agent if board.reference and board.reference.practice else None
-    for entry in board.entries:
+    for entry, after in zip(board.entries, (*board.entries[1:], None), strict=True):
         cells = _cells(entry, units, entry.name == line_to_beat)
         if measured:
             cells += _costs(entry)
         if violated:
             cells.append(str(entry.violations or ""))
-        table.add_row(*cells, style=STYLES.get(entry.role, ""))
+        table.add_row(*cells, style=STYLES.get(entry.role, ""), end_section=after is None or after.role != entry.role)
     return Group(table, Text(_scale(board), style="dim"), Text(""))
 
 

@@ -94,6 +94,11 @@ def test_violations_are_found_in_a_played_episode():
     assert 0 < bad.sum() < 32
 
 
+@pytest.mark.parametrize("env_id", sorted(TASKS))
+def test_every_task_lets_its_claims_be_checked(env_id):
+    assert is_checked(make(env_id))
+
+
 # ---- the frozen file -------------------------------------------------------------------------------------------------
 
 

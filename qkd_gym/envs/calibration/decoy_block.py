@@ -234,6 +234,7 @@ class DecoyBlock(Environment[DecoyBlockState, DecoyBlockParams]):
     }
     metrics: ClassVar = {
         "secret_bits": "secret bit: change of what the pooled block would pay, settled and open blocks together",
+        "certifiable_bits": "secret bit: mean single-photon and vacuum clicks of the key basis; 0 in a spoilt slice",
         "skr_bps": "bit/s: secret_bits over the slice's duration",
         "qber": "error rate of the key basis in the slice [-]",
         "event": "1 where an event spoilt the slice and its block",
@@ -374,6 +375,7 @@ class DecoyBlock(Environment[DecoyBlockState, DecoyBlockParams]):
         )
         info = {
             "secret_bits": secret_bits,
+            "certifiable_bits": jnp.where(event, 0, _certifiable_bits(loss_db, physical, params)),
             "skr_bps": secret_bits / params.slice_s,
             "qber": totals[1] / jnp.maximum(totals[0], 1),
             "event": event.astype(jnp.float32),
@@ -495,6 +497,18 @@ def _loss(walk: Any, steps_db: Any, time: Any, params: DecoyBlockParams) -> Arra
     position = 2 * time / params.max_steps_in_episode - 1
     swing = params.pass_swing_db * position * position
     return jnp.maximum(params.loss_db + params.loss_walk_db * walk + steps_db + swing, 1).astype(jnp.float32)
+
+
+def _certifiable_bits(loss_db: Array, settings: Settings, params: DecoyBlockParams) -> Array:
+    """Mean clicks of one slice that no eavesdropper can share: vacuum and single-photon ones, in the key basis."""
+    mu, p = _source(settings, params)
+    vacuum = p * jnp.exp(-mu)
+    single = jnp.sum(vacuum * mu)
+    light = params.receiver_efficiency * jnp.exp(-NEPER_PER_DB * loss_db)
+    dark = 2 * params.dark_count_prob_per_gate
+    clicks = jnp.sum(vacuum) * dark + single * (light + dark)
+    sent = params.clock_hz * params.slice_s * settings.key_basis_prob * settings.key_basis_prob
+    return sent * clicks * (1 + params.afterpulse_prob)
 
 
 def _sample(mean: Float[Array, "12"], uniforms: Float[Array, "12"]) -> Float[Array, "12"]:
