@@ -240,8 +240,8 @@ class Environment(abc.ABC, Generic[StateT, ParamsT]):
         """
         space = self.action_space()
         if isinstance(space, gym.spaces.Box):
-            low, high = jnp.asarray(space.low), jnp.asarray(space.high)
             action = jnp.asarray(action, jnp.float32)
+            low, high = (jnp.broadcast_to(jnp.asarray(bound), action.shape) for bound in (space.low, space.high))
             finite = jnp.isfinite(action)
             cleaned = jnp.where(finite, jnp.clip(action, low, high), (low + high) / 2)
             axes = tuple(range(finite.ndim - len(space.shape), finite.ndim))
@@ -251,7 +251,8 @@ class Environment(abc.ABC, Generic[StateT, ParamsT]):
             start, n = int(space.start), int(space.n)
             return jnp.clip(action, start, start + n - 1), (action >= start) & (action < start + n)
         if isinstance(space, gym.spaces.MultiDiscrete):
-            action, n = jnp.asarray(action, jnp.int32), jnp.asarray(space.nvec, jnp.int32)
+            action = jnp.asarray(action, jnp.int32)
+            n = jnp.broadcast_to(jnp.asarray(space.nvec, jnp.int32), action.shape)
             return jnp.clip(action, 0, n - 1), jnp.all((action >= 0) & (action < n), axis=-1)
         raise TypeError(f"actions of {self.name} must be Box, Discrete or MultiDiscrete, not {type(space).__name__}")
 
