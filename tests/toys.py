@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qkd_gym import struct
-from qkd_gym.envs.core import EnvParams, EnvState, Environment
+from qkd_gym.envs.core import Environment, EnvParams, EnvState
 
 
 @struct.dataclass
@@ -74,7 +74,7 @@ class MeetState(EnvState):
 
 @dataclasses.dataclass(frozen=True)
 class Meet(Environment[MeetState, EnvParams]):
-    """Three agents on a ring of five places are paid for standing where agent 0 stands; place 4 is forbidden from place 0."""
+    """Three agents on a ring of five places are paid for standing where agent 0 is; none steps back from place 0."""
 
     name: ClassVar[str] = "Meet"
     scenarios: ClassVar = {"training": "uniform starts"}
@@ -102,7 +102,8 @@ class Meet(Environment[MeetState, EnvParams]):
         state = MeetState(time=state.time + 1, positions=positions)
         together = positions == positions[0]
         reward = jnp.where(valid & together, jnp.float32(1), jnp.float32(0))
-        return self.observe(None, state, action, params), state, reward, jnp.bool_(False), {"together": together.sum()}
+        metrics = {"together": together.sum(dtype=jnp.int32)}
+        return self.observe(None, state, action, params), state, reward, jnp.bool_(False), metrics
 
     def observe(self, key, state, action, params):
         return jax.nn.one_hot(state.positions, 5, dtype=jnp.float32)

@@ -87,7 +87,7 @@ class Dials(Environment[DialState, EnvParams]):
 
     name: ClassVar[str] = "Dials"
     scenarios: ClassVar = {"training": "uniform starts"}
-    metrics: ClassVar = {"at_zero": "dials at zero [-]"}
+    metrics: ClassVar = {}
 
     @property
     def default_params(self):
