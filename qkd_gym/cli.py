@@ -266,6 +266,7 @@ def _print_episode(env: Any, arguments: argparse.Namespace, steps: list[Any]) ->
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from qkd_gym.evaluation.agent import Agent, PrivilegedAgent
     from qkd_gym.evaluation.runner import evaluate, evaluate_vector
     from qkd_gym.evaluation.scores import MissingReference, physical, reference_for, score
     from qkd_gym.evaluation.soundness import is_checked, violations
@@ -273,8 +274,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     env = _make(arguments.task, arguments.scenario)
     agent = _agent(arguments.agent, env)
-    vector = not hasattr(agent, "init")
-    play = evaluate_vector if vector else evaluate
+    play: Callable = evaluate if isinstance(agent, (Agent, PrivilegedAgent)) else evaluate_vector
     chunk = max(1, min(64, -(-arguments.episodes // 4)))
     with _progress("evaluating") as progress:
         results = play(env, agent, arguments.episodes, arguments.seed, chunk=chunk, progress=progress)

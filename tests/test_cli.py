@@ -12,6 +12,7 @@ import pytest
 
 from qkd_gym import cli, registration, rendering
 from qkd_gym.evaluation.policy_file import PolicySpec, save_policy
+from tests.evaluation import onnx_writer as onnx
 from tests.evaluation.test_policy_file import random_weights
 from tests.toys import Walk
 
@@ -64,6 +65,20 @@ def test_evaluate(run, policy):
     assert (report["env_id"], report["scenario"], report["episodes"]) == ("qkd/Walk-v0", "ood-fast", 8)
     assert report["role"] == "learned" and report["score"] is None and report["violations"] is None
     assert report["return"]["low"] <= report["return"]["value"] <= report["return"]["high"]
+
+
+def test_evaluate_onnx(run, tmp_path):
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "still.onnx"
+    nodes = [onnx.node("MatMul", ["obs", "nothing"], "action")]
+    constants = [onnx.constant("nothing", np.zeros((2, 1)))]
+    path.write_bytes(onnx.model(nodes, constants, [onnx.value("obs", 2)], [onnx.value("action", 1)]))
+    returns = []
+    for agent in (str(path), "passive"):
+        status, out, _ = run("evaluate", "Walk", "--agent", agent, "--episodes", "8", "--json")
+        assert status == 0
+        returns.append(json.loads(out)["return"]["value"])
+    assert returns[0] == pytest.approx(returns[1], rel=1e-5)
 
 
 def test_rollout_prints_and_draws(run, tmp_path, monkeypatch):
