@@ -5,7 +5,8 @@ One decoy: Rusca, Boaron, Gruenenfelder, Martin, Zbinden, Appl. Phys. Lett. 112,
 
 Shapes: `counts`, `intensities` and `probabilities` carry a trailing axis over intensities, strongest first; everything
 else broadcasts over the leading axes. Key comes from all intensities in the key basis; the phase error is read in the
-test basis. Bounds are clipped in the order the sources state; `raw_bits` keeps its sign for gradients and optimisers.
+test basis. Bounds are clipped in the order the sources state, and never exceed the clicks that they are part of: counts
+that no Poissonian source can produce earn nothing. `raw_bits` keeps its sign for gradients and optimisers.
 
 float32: sums are never formed from terms that cancel beyond the decoy estimate itself, so the key length is within
 2e-6 of the number of key-basis clicks of its float64 value, whatever the block (tested up to 1e12 pulses).
@@ -198,11 +199,12 @@ def two_decoy_key(
     def vacuum_and_single(n: list[Array]) -> tuple[Array, Array]:
         low, high = _weighted_bounds(n, mu, p, log_term, statistics)
         s0 = tau_0 * (mu2 * low[2] - mu3 * high[1]) / gap_23
-        s0 = jnp.where(ordered, jnp.maximum(s0, 0), 0)
+        total = _total(n)
+        s0 = jnp.where(ordered, jnp.clip(s0, 0, total), 0)
         # mu1 (mu2 - mu3) - mu2^2 + mu3^2 = (mu2 - mu3)(mu1 - mu2 - mu3): divide early, nothing cancels twice.
         slope = (low[1] - high[2]) / gap_23 - (mu2 + mu3) / (mu1 * mu1) * (high[0] - s0 / tau_0)
         s1 = tau_1 * mu1 * slope / gap_1
-        return s0, jnp.where(ordered, jnp.maximum(s1, 0), 0)
+        return s0, jnp.where(ordered, jnp.clip(s1, 0, total - s0), 0)
 
     s_key_0, s_key_1 = vacuum_and_single(n_key)
     s_test_0, s_test_1 = vacuum_and_single(n_test)
@@ -265,11 +267,11 @@ def one_decoy_key(
         low, high = _weighted_bounds(n, mu, p, log_term, statistics)
         _, errors_high = _weighted_bounds(m, mu, p, log_term, statistics)
         total = _total(n)
-        lower = jnp.maximum(tau_0 * (mu1 * low[1] - mu2 * high[0]) / gap, 0)
+        lower = jnp.clip(tau_0 * (mu1 * low[1] - mu2 * high[0]) / gap, 0, total)
         upper = 2 * (tau_0 * jnp.minimum(errors_high[0], errors_high[1]) + _hoeffding(total, log_term))
         upper = jnp.minimum(upper, total)
         slope = low[1] - ratio * ratio * high[0] - (1 - ratio) * (1 + ratio) * upper / tau_0
-        s1 = jnp.maximum(tau_1 * mu1 * slope / (mu2 * gap), 0)
+        s1 = jnp.clip(tau_1 * mu1 * slope / (mu2 * gap), 0, total - lower)
         return jnp.where(ordered, lower, 0), upper, jnp.where(ordered, s1, 0)
 
     s_key_0, s_key_0_upper, s_key_1 = vacuum_and_single(n_key, m_key)

@@ -20,8 +20,8 @@ NEPER_PER_DB = math.log(10.0) / 10.0
 
 
 def as_float(*values: ArrayLike) -> tuple[Array, ...]:
-    """The values as floating-point arrays of their own common precision (float32 unless one is float64)."""
-    dtype = jnp.result_type(*values, jnp.float32)
+    """The values as arrays of their common floating-point precision; Python numbers adapt to the arrays beside them."""
+    dtype = jnp.result_type(*jax.tree.leaves(values), 1.0)
     return tuple(jnp.asarray(v, dtype) for v in values)
 
 
