@@ -1,0 +1,1 @@
+"""Proximal policy optimisation with the environment and the learner in one compiled program."""
