@@ -158,14 +158,20 @@ class Static(Walk):
 
 
 @struct.dataclass
-class StaticLimitParams(WalkParams):
-    max_steps_in_episode: int = struct.field(7, static=True)
+class SizedParams(WalkParams):
+    """Derives a static size from a value, so that each value is a program of its own."""
+
+    size: int = struct.field(0, static=True)
+
+    def __post_init__(self):
+        if not isinstance(self.max_steps_in_episode, jax.core.Tracer):
+            object.__setattr__(self, "size", int(np.max(self.max_steps_in_episode)))
 
 
-class StaticLimit(Walk):
+class Sized(Walk):
     @property
     def default_params(self):
-        return StaticLimitParams()
+        return SizedParams()
 
 
 class Reckless(Walk):
@@ -203,7 +209,7 @@ BROKEN: list[tuple[Any, str, str]] = [
     (EarlyReset(), "final_observation", "step and advance|time is 0 where no episode ended|did not start again"),
     (Coupled(), "batches", "is not"),
     (Deaf(), "keys", "4 keys give one episode"),
-    (StaticLimit(), "one_compilation", "traced again"),
+    (Sized(), "one_compilation", "traced again"),
     (Gullible(), "bad_actions", "the action nan earns"),
     (OwnLimit(), "limit", "truncated is False at step 1 of 1"),
     (Static(), "params", "not leaves: kind"),

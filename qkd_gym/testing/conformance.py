@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import importlib
 import pickle
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -81,12 +82,12 @@ class Subject:
 
     def __init__(self, env: Environment, seed: int, num_envs: int, steps: int) -> None:
         self.env, self.num_envs, self.steps = env, num_envs, steps
-        self._words = np.random.default_rng(seed)
+        self._rng = np.random.default_rng(seed)
         self.traces: dict[str, int] = {}
 
     def keys(self, *shape: int) -> np.ndarray:
         """Fresh raw keys."""
-        return self._words.integers(0, 2**32, (*shape, 2), dtype=np.uint32)
+        return self._rng.integers(0, 2**32, (*shape, 2), dtype=np.uint32)
 
     def compiled(self, name: str, function: Callable) -> Callable:
         """`function` of a typed key and more, compiled for a raw key, NumPy out. Counts how often it is traced."""
@@ -100,30 +101,47 @@ class Subject:
 
     @functools.cached_property
     def reset(self) -> Callable:
-        return self.compiled("reset", self.env.reset)
+        """`(keys, links) -> (observations, episodes)` of a batch."""
+        return self.compiled("reset", self.env.reset_batch)
 
     @functools.cached_property
     def step(self) -> Callable:
-        return self.compiled("step", self.env.step)
+        """`vmap(step)`: `(keys, episodes, actions, links) -> ...`."""
+        return self.compiled("step", jax.vmap(self.env.step))
+
+    @functools.cached_property
+    def step_batch(self) -> Callable:
+        return self.compiled("step_batch", self.env.step_batch)
 
     @functools.cached_property
     def advance(self) -> Callable:
+        """`(key, episode, action) -> ...` of one environment."""
         return self.compiled("advance", self.env.advance)
 
     @functools.cached_property
+    def mask(self) -> Callable:
+        return self.compiled("mask", lambda _, episodes: jax.vmap(self.env.mask)(episodes))
+
+    @functools.cached_property
     def split(self) -> Callable:
-        return self.compiled("split", lambda key: jax.random.key_data(jax.random.split(key)))
+        return self.compiled("split", lambda keys: jax.random.key_data(jax.vmap(jax.random.split)(keys)))
 
     @functools.cached_property
     def link(self) -> Any:
         """The default link as arrays."""
         return jax.device_get(strong(self.env.default_params))
 
-    def short(self, limit: int) -> Any:
-        return dataclasses.replace(self.link, max_steps_in_episode=np.int32(limit))
+    def links(self, *limits: int) -> Any:
+        """The default link for each environment of a batch, with these time limits in turn."""
+        limit = np.resize(np.array(limits, np.int32), self.num_envs)
+        return dataclasses.replace(self.stacked(self.link), max_steps_in_episode=limit)
+
+    def start(self, limit: int) -> Episode:
+        """One running episode."""
+        return _row(self.reset(self.keys(self.num_envs), self.links(limit))[1], 0)
 
     @functools.cached_property
-    def passive(self) -> np.ndarray:
+    def passive(self) -> Any:
         return np.asarray(self.env.passive_action)
 
     def stacked(self, tree: Any) -> Any:
@@ -140,19 +158,17 @@ class Subject:
         lead = (self.env.num_agents,) if self.env.agents else ()
         return (*lead, *(self.env.observation_space().shape or ()))
 
-    def random_action(self, key: Array, mask: Array | None) -> Array:
-        """A legal action of every agent of one environment."""
-        space = self.env.action_space()
+    def random_actions(self, masks: np.ndarray | None) -> np.ndarray:
+        """An action of every agent in a batch; of a Discrete space a legal one."""
+        space, shape = self.env.action_space(), (self.num_envs, *self.action_shape)
         if isinstance(space, gym.spaces.Box):
-            return jax.random.uniform(key, self.action_shape, jnp.float32, -1.0, 1.0) * jnp.asarray(
-                np.minimum(np.abs(space.low), np.abs(space.high)), jnp.float32
-            ).reshape(self.action_shape[-len(space.shape) :] if space.shape else ())
+            return self._rng.uniform(space.low, space.high, shape).astype(np.float32)
         if isinstance(space, gym.spaces.Discrete):
-            odds = jnp.zeros((*self.action_shape, int(space.n))) if mask is None else jnp.where(mask, 0.0, -jnp.inf)
-            return jax.random.categorical(key, odds).astype(jnp.int32) + int(space.start)
+            odds = self._rng.uniform(size=(*shape, int(space.n)))
+            odds = odds if masks is None or masks.shape != odds.shape else odds + masks
+            return (odds.argmax(axis=-1) + space.start).astype(np.int32)
         assert isinstance(space, gym.spaces.MultiDiscrete)
-        top = jnp.broadcast_to(jnp.asarray(space.nvec, jnp.int32), self.action_shape)
-        return jax.random.randint(key, self.action_shape, 0, top, jnp.int32)
+        return self._rng.integers(0, space.nvec, shape, dtype=np.int32)
 
     @functools.cached_property
     def shapes(self) -> dict[str, Any]:
@@ -160,38 +176,29 @@ class Subject:
         env, key = self.env, jax.random.key(0)
         obs, state = jax.eval_shape(env.reset_env, key, self.link)
         stepped = jax.eval_shape(env.step_env, key, state, self.passive, self.link)
-        whole = jax.eval_shape(env.advance, key, Episode(state=state, params=self.link), self.passive)
-        return {"obs": obs, "state": state, "step": stepped, "info": whole[5]}
+        episode = Episode(state=state, params=self.link)
+        whole = jax.eval_shape(env.advance, key, episode, self.passive)
+        return {"obs": obs, "state": state, "episode": episode, "step": stepped, "info": whole[5]}
 
     @functools.cached_property
-    def rollout(self) -> dict[str, np.ndarray | dict]:
-        """Random legal actions in a batch, inside one scan, over the ends of episodes; leading axes (time, batch)."""
-        env, count = self.env, self.num_envs
-        limit = max(2, self.steps // 3)
-
-        def link(key: Array) -> Any:
-            drawn = strong(env.sample_params(key))
-            return dataclasses.replace(drawn, max_steps_in_episode=jnp.int32(limit))
-
-        def play(root: Array) -> Any:
-            key_link, key_reset, key_steps = jax.random.split(root, 3)
-            links = jax.vmap(link)(jax.random.split(key_link, count))
-            obs, episodes = env.reset_batch(jax.random.split(key_reset, count), links)
-
-            def body(episodes: Episode, key: Array) -> tuple[Episode, Any]:
-                key_act, key_step = jax.random.split(key)
-                masks = jax.vmap(env.mask)(episodes)
-                actions = jax.vmap(self.random_action)(jax.random.split(key_act, count), masks)
-                obs, after, reward, terminated, truncated, info = env.step_batch(
-                    jax.random.split(key_step, count), episodes, actions, links
-                )
-                seen = {"obs": obs, "reward": reward, "terminated": terminated, "truncated": truncated}
-                return after, seen | {"info": info, "mask": masks, "state": after.state}
-
-            last, seen = jax.lax.scan(body, episodes, jax.random.split(key_steps, self.steps))
-            return seen | {"first": obs, "start": episodes.state, "links": links, "last_links": last.params}
-
-        return self.compiled("rollout", play)(self.keys())
+    def rollout(self) -> dict[str, Any]:
+        """Random legal actions in a batch over the ends of episodes; leading axes (time, batch)."""
+        drawn = self.compiled("drawn", jax.vmap(lambda key: strong(self.env.sample_params(key))))(
+            self.keys(self.num_envs)
+        )
+        limits = np.full(self.num_envs, max(2, self.steps // 3), np.int32)
+        links = dataclasses.replace(drawn, max_steps_in_episode=limits)
+        first, episodes = self.reset(self.keys(self.num_envs), links)
+        begin, seen = episodes.state, []
+        for _ in range(self.steps):
+            masks = self.mask(self.keys(), episodes)
+            actions = self.random_actions(masks)
+            keys = self.keys(self.num_envs)
+            obs, episodes, reward, terminated, truncated, info = self.step_batch(keys, episodes, actions, links)
+            flags = {"terminated": terminated, "truncated": truncated, "mask": masks}
+            seen.append(flags | {"obs": obs, "reward": reward, "info": info, "state": episodes.state})
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *seen)
+        return stacked | {"first": first, "start": begin, "drawn": drawn, "links": links, "last_links": episodes.params}
 
 
 class _BrokenError(Exception):
@@ -214,14 +221,21 @@ def _promise(says: str, mend: str) -> Callable[[Callable[[Subject], None]], Call
 
 def _x64(on: bool) -> AbstractContextManager[Any]:
     """64-bit mode on or off for a while; JAX has moved the name."""
-    scoped = getattr(jax, "enable_x64", None)
-    if scoped is None:
-        from jax.experimental import enable_x64 as scoped
-    return scoped(on)
+    holder = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
+    return holder.enable_x64(on)
 
 
 def _typed(words: Array) -> Array:
     return jax.random.wrap_key_data(words, impl="threefry2x32")
+
+
+def _outline(tree: Any) -> list[tuple[str, Any]]:
+    """Names, dtypes and shapes of the leaves."""
+    return [(name, (leaf.dtype, leaf.shape)) for name, leaf in _named_leaves(tree)]
+
+
+def _row(tree: Any, index: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
@@ -336,6 +350,10 @@ def _check_dtypes(subject: Subject) -> None:
     _require(
         [n for n, _ in before] == [n for n, _ in now], "step_env returns a state of another structure than reset_env"
     )
+    keys = jax.random.split(jax.random.key(0), 3)
+    jax.eval_shape(
+        lambda e: jax.lax.scan(lambda e, k: env.step(k, e, subject.passive)[1:3], e, keys), shapes["episode"]
+    )
     for (name, x), (_, y) in zip(before, now, strict=True):
         _require(not x.weak_type, f"reset_env makes state{name} weakly typed")
         _require(not y.weak_type, f"step_env makes state{name} weakly typed")
@@ -363,7 +381,7 @@ def _check_x64(subject: Subject) -> None:
         return obs, episode, drawn, env.step(key, episode, subject.passive), env.mask(episode)
 
     def dtypes() -> list[tuple[str, Any]]:
-        return [(name, (leaf.dtype, leaf.shape)) for name, leaf in _named_leaves(jax.eval_shape(outline, link))]
+        return _outline(jax.eval_shape(outline, link))
 
     with _x64(False):
         narrow = dtypes()
@@ -420,14 +438,15 @@ def _check_finite(subject: Subject) -> None:
     "do not reset inside step_env, and do not override reset, step or step_batch",
 )
 def _check_final_observation(subject: Subject) -> None:
-    link = subject.short(2)
-    _, episode = subject.reset(subject.keys(), link)
+    links, actions = subject.links(2), subject.stacked(subject.passive)
+    _, episodes = subject.reset(subject.keys(subject.num_envs), links)
     for k in range(4):
-        key = subject.keys()
-        key_step, key_reset = subject.split(key)
-        obs, after, _, terminated, truncated, info = subject.step(key, episode, subject.passive, link)
-        last, _, _, ended, cut, _ = subject.advance(key_step, episode, subject.passive)
-        first, fresh = subject.reset(key_reset, link)
+        keys = subject.keys(subject.num_envs)
+        split = subject.split(keys)
+        stepped = subject.step(keys, episodes, actions, links)
+        obs, after, _, terminated, truncated, info = _row(stepped, 0)
+        last, _, _, ended, cut, _ = subject.advance(split[0, 0], _row(episodes, 0), subject.passive)
+        first, fresh = _row(subject.reset(split[:, 1], links), 0)
         _same(info["final_observation"], last, f"step {k}: final_observation ", exact=False)
         _require(
             (bool(terminated), bool(truncated)) == (bool(ended), bool(cut)), "step and advance disagree on the end"
@@ -441,7 +460,7 @@ def _check_final_observation(subject: Subject) -> None:
         _require(
             discount == (0.0 if terminated else 1.0), f"discount is {discount} where terminated is {bool(terminated)}"
         )
-        episode = after
+        episodes = stepped[1]
     ends = subject.rollout["terminated"] | subject.rollout["truncated"]
     times = np.asarray(subject.rollout["state"].time)
     _require(ends.any() and np.all(times[ends] == 0), "an episode that ended in a batch did not start again at time 0")
@@ -455,18 +474,13 @@ def _check_final_observation(subject: Subject) -> None:
     "use no global randomness or Python state, and no operation across the batch",
 )
 def _check_batches(subject: Subject) -> None:
-    env, count = subject.env, subject.num_envs
-    keys, actions = subject.keys(count), subject.stacked(subject.passive)
-    limits = np.where(np.arange(count) == 0, 1, 50).astype(np.int32)  # the first one ends at once, the others do not
-    links = dataclasses.replace(subject.stacked(subject.link), max_steps_in_episode=limits)
-    _, episodes = subject.compiled("reset_batch", env.reset_batch)(keys, links)
-    batch = subject.compiled("step_batch", env.step_batch)(keys, episodes, actions, links)
-    mapped = subject.compiled("mapped", jax.vmap(env.step))(keys, episodes, actions, links)
-    _same(mapped, batch, "vmap(step) against step_batch ", exact=False)
-    for i in (0, 1):
-        row = functools.partial(jax.tree.map, lambda leaf, i=i: leaf[i])
-        alone = subject.step(keys[i], row(episodes), actions[i], row(links))
-        _same(alone, row(batch), f"step against row {i} of step_batch ", exact=False)
+    keys, actions = subject.keys(subject.num_envs), subject.stacked(subject.passive)
+    links = subject.links(1, 50)  # every second one ends at once, the others do not
+    _, episodes = subject.reset(keys, links)
+    batch = subject.step_batch(keys, episodes, actions, links)
+    _same(subject.step(keys, episodes, actions, links), batch, "vmap(step) against step_batch ", exact=False)
+    alone = subject.advance(subject.split(keys)[1, 0], _row(episodes, 1), subject.passive)
+    _same(alone, _row(batch, 1), "one environment against its row of step_batch ", exact=False)
 
 
 @_promise(
@@ -474,17 +488,18 @@ def _check_batches(subject: Subject) -> None:
     "draw all randomness from the key that was handed in, and use each key once",
 )
 def _check_keys(subject: Subject) -> None:
-    env, link, key = subject.env, subject.link, subject.keys()
-    first = subject.reset(key, link)
-    _same(subject.reset(key, link), first, "a second reset with the same key ", exact=True)
-    raw = jax.device_get(jax.jit(env.reset)(key, link))
-    _same(raw, first, "a reset with the raw key ", exact=False)
-    stepped = subject.step(key, first[1], subject.passive, link)
-    again = subject.step(key, first[1], subject.passive, link)
-    _same(again, stepped, "a second step with the same key ", exact=True)
-    by_raw = jax.eval_shape(env.step, key, first[1], subject.passive)  # also without a link
-    _require(jax.tree.structure(by_raw) == jax.tree.structure(stepped), "a step with a raw key gives another structure")
-    drawn = _named_leaves((subject.rollout["start"], subject.rollout["links"]))
+    env, links, actions = subject.env, subject.links(50), subject.stacked(subject.passive)
+    keys = subject.keys(subject.num_envs)
+    first = subject.reset(keys, links)
+    _same(subject.reset(keys, links), first, "a second reset with the same keys ", exact=True)
+    stepped = subject.step_batch(keys, first[1], actions, links)
+    again = subject.step_batch(keys, first[1], actions, links)
+    _same(again, stepped, "a second step with the same keys ", exact=True)
+    episode = _row(first[1], 0)
+    for function, given in ((env.reset, ()), (env.step, (episode, subject.passive))):
+        raw, typed = (jax.eval_shape(function, key, *given) for key in (keys[0], jax.random.key(0)))
+        _require(_outline(raw) == _outline(typed), f"{function.__name__} gives another structure for a raw key")
+    drawn = _named_leaves((subject.rollout["start"], subject.rollout["drawn"]))
     differ = any(not np.array_equal(leaf[0], other) for _, leaf in drawn for other in leaf[1:])
     _require(
         differ, f"{subject.num_envs} keys give one episode: neither the link nor the first state depends on the key"
@@ -497,16 +512,16 @@ def _check_keys(subject: Subject) -> None:
 )
 def _check_one_compilation(subject: Subject) -> None:
     def play(limit: int, steps: int) -> None:
-        link = subject.short(limit)
-        _, episode = subject.reset(subject.keys(), link)
+        links, actions = subject.links(limit), subject.stacked(subject.passive)
+        _, episodes = subject.reset(subject.keys(subject.num_envs), links)
         for _ in range(steps):
-            _, episode, *_ = subject.step(subject.keys(), episode, subject.passive, link)
+            _, episodes, *_ = subject.step_batch(subject.keys(subject.num_envs), episodes, actions, links)
 
     play(limit=3, steps=1)
     before = dict(subject.traces)
     play(limit=5, steps=4)
     play(limit=2, steps=4)
-    again = {name: subject.traces[name] - before[name] for name in ("reset", "step")}
+    again = {name: subject.traces[name] - before[name] for name in ("reset", "step_batch")}
     _require(not any(again.values()), f"traced again: {again}")
 
 
@@ -521,7 +536,7 @@ def _check_bad_actions(subject: Subject) -> None:
         dtype: Any = np.float32
     else:
         bad, dtype = [(value, False) for value in (-1, 10**6, -(2**31))], np.int32
-    _, start = subject.reset(subject.keys(), subject.short(50))
+    start = subject.start(50)
     _, warm, *_ = subject.advance(subject.keys(), start, subject.passive)
     for value, is_clipped in bad:
         for episode in (start, warm):
@@ -544,7 +559,7 @@ def _check_bad_actions(subject: Subject) -> None:
 def _check_limit(subject: Subject) -> None:
     _require(isinstance(subject.env.default_params, EnvParams), "default_params do not extend EnvParams")
     for limit in (1, 4):
-        _, episode = subject.reset(subject.keys(), subject.short(limit))
+        episode = subject.start(limit)
         _require(int(episode.time) == 0, f"time is {int(episode.time)} after a reset")
         for k in range(1, limit + 1):
             _, episode, _, _, truncated, _ = subject.advance(subject.keys(), episode, subject.passive)
