@@ -275,7 +275,7 @@ def test_ids():
     assert WALK.id == "qkd/Walk-v0"
     with pytest.raises(ValueError, match=r"unknown task 'qkd/DecoyBlok-v0'\. Did you mean 'qkd/DecoyBlock-v0'\?"):
         registration.task_class("qkd/DecoyBlok-v0")
-    with pytest.raises(ValueError, match="The tasks are: .*PolarizationAlignment"):
+    with pytest.raises(ValueError, match=r"The tasks are: .*PolarizationAlignment"):
         registration.make("nothing-like-it")
     for env_id in registration.TASKS:
         assert env_id in gym.registry and gym.spec(env_id).max_episode_steps is None
