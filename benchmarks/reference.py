@@ -12,11 +12,13 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import qkd_gym
 from agents.registry import agents_for
@@ -27,6 +29,9 @@ from qkd_gym.evaluation.protocol import REFERENCE_SEED
 from qkd_gym.evaluation.scores import SCHEMA, Anchor, Reference, read_references
 from qkd_gym.evaluation.soundness import violations
 from qkd_gym.evaluation.statistics import bootstrap
+
+#: Called with what is being played and the stretches that this finished.
+Tick = Callable[[str, int], None]
 
 FILE = ROOT / "qkd_gym" / "evaluation" / "reference.json"
 STRETCH = 256
@@ -46,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.episodes < STRETCH or arguments.episodes % STRETCH:
         parser.error(f"--episodes must be a multiple of {STRETCH}")
     keep_compiled_programs()
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=140)
     try:
         envs = [make(task) for task in arguments.tasks or TASKS]
         for env in envs:
@@ -55,27 +60,39 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"reference: {error}", file=sys.stderr)
         return 2
-    for env in envs:
-        for scenario in arguments.scenarios or env.scenarios:
-            scale = anchors(dataclasses.replace(env, scenario=scenario), arguments.episodes, console)
-            _store(arguments.file, env, scenario, scale)
+    plan = [dataclasses.replace(env, scenario=name) for env in envs for name in arguments.scenarios or env.scenarios]
+    work = {env: {anchor: names for anchor in ROLES if (names := _candidates(env, anchor))} for env in plan}
+    further = arguments.episodes // STRETCH - 1  # stretches that the best of each kind plays beyond the first
+    total = sum(len(names) + further for kinds in work.values() for names in kinds.values())
+    columns = (TextColumn("{task.completed:.0f}/{task.total} {task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+
+        def tick(label: str, done: int) -> None:
+            bar.update(task, description=label, advance=done)
+
+        for env, kinds in work.items():
+            _store(arguments.file, env, anchors(env, kinds, arguments.episodes, console, tick))
     console.print(f"{arguments.file}", soft_wrap=True, highlight=False)
     return 0
 
 
-def anchors(env: Environment, episodes: int, console: Console) -> dict[str, Anchor]:
-    """The reference numbers of one scenario."""
+def _candidates(env: Environment, anchor: str) -> list[str]:
+    if anchor == "zero" and env.name in ZERO:
+        return [ZERO[env.name]]
+    return [name for name, agent in agents_for(env).items() if agent.role == ROLES[anchor]]
+
+
+def anchors(
+    env: Environment, kinds: dict[str, list[str]], episodes: int, console: Console, tick: Tick
+) -> dict[str, Anchor]:
+    """The reference numbers of one scenario; `kinds` are the candidates for each anchor."""
     agents = agents_for(env)
     found: dict[str, Anchor] = {}
-    for anchor, role in ROLES.items():
-        names = [name for name, agent in agents.items() if agent.role == role]
-        if anchor == "zero" and env.name in ZERO:
-            names = [ZERO[env.name]]
-        if not names:
-            continue
-        trial = {name: _play(env, name, agents[name], STRETCH) for name in names}
-        best = max(trial, key=lambda name: trial[name].mean())
-        interval = bootstrap(_play(env, best, agents[best], episodes))
+    for anchor, names in kinds.items():
+        trial = {name: _play(env, name, agents[name], STRETCH, tick).mean() for name in names}
+        best = max(trial, key=lambda name: trial[name])
+        interval = bootstrap(_play(env, best, agents[best], episodes, tick, counted=STRETCH))
         found[anchor] = Anchor(best, interval.value, interval.low, interval.high, episodes, REFERENCE_SEED)
         console.print(f"{env.id} {env.scenario:14s} {anchor:9s} {best:24s} {interval}", markup=False, highlight=False)
     if missing := {"zero", "one"} - set(found):
@@ -84,15 +101,20 @@ def anchors(env: Environment, episodes: int, console: Console) -> dict[str, Anch
     return found
 
 
-def _play(env: Environment, name: str, agent: Any, episodes: int) -> np.ndarray:
-    pieces = [Job(env, name, agent, STRETCH, REFERENCE_SEED, first).run() for first in range(0, episodes, STRETCH)]
+def _play(env: Environment, name: str, agent: Any, episodes: int, tick: Tick, counted: int = 0) -> np.ndarray:
+    """Returns of episodes 0 ... `episodes` - 1; the first `counted` of them were ticked off before."""
+    pieces = []
+    for first in range(0, episodes, STRETCH):
+        tick(f"{env.id} {env.scenario} {name}", 0)
+        pieces.append(Job(env, name, agent, STRETCH, REFERENCE_SEED, first).run())
+        tick(f"{env.id} {env.scenario} {name}", int(first >= counted))
     results = merge(pieces)
     if bad := int(violations(results).sum()):
         raise SystemExit(f"reference: {name} on {env.id} {env.scenario}: {bad} episodes claim more key than there was")
     return results.returns
 
 
-def _store(path: Path, env: Environment, scenario: str, scale: dict[str, Anchor]) -> None:
+def _store(path: Path, env: Environment, scale: dict[str, Anchor]) -> None:
     """Enter one scenario; other scenarios of this version stay, other versions of the task go."""
     data = read_references(path) if path.is_file() else {"schema": SCHEMA, "tasks": {}}
     stem = env.id.rpartition("-v")[0]
@@ -104,7 +126,7 @@ def _store(path: Path, env: Environment, scenario: str, scale: dict[str, Anchor]
         name: {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in dataclasses.asdict(a).items()}
         for name, a in scale.items()
     }
-    scenarios = task["scenarios"] | {scenario: {**rounded, "version": qkd_gym.__version__, "commit": commit()}}
+    scenarios = task["scenarios"] | {env.scenario: {**rounded, "version": qkd_gym.__version__, "commit": commit()}}
     task["scenarios"] = {name: scenarios[name] for name in env.scenarios if name in scenarios}
     part = path.with_name(f".{path.name}.part")
     part.write_text(json.dumps({"schema": SCHEMA, "tasks": dict(sorted(tasks.items()))}, indent=1) + "\n")

@@ -22,7 +22,9 @@ def render(board: Board) -> RenderableType:
     violated = any(entry.violations for entry in board.entries)
     episodes = max(entry.episodes for entry in board.entries)
     title = f"{board.env_id}   {board.scenario}   {episodes} episodes"
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False
+    )
     table.add_column("rank", justify="right")
     table.add_column("agent", no_wrap=True, overflow="fold")
     table.add_column("role", no_wrap=True)
@@ -78,4 +80,5 @@ def _scale(board: Board) -> str:
         parts.append(f"* line to beat: {reference.practice.agent} {reference.score(reference.practice.mean):.3f}")
     if reference.ceiling is not None:
         parts.append(f"known to be reachable: {reference.ceiling.agent} {reference.score(reference.ceiling.mean):.3f}")
-    return "score: " + "; ".join(parts) + ". Equal ranks: no difference seen on paired episodes."
+    paired = "All play the same episodes; intervals are of the mean over links, equal ranks mean no paired difference."
+    return "score: " + "; ".join(parts) + ".\n" + paired
