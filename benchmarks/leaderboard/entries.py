@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,8 +64,8 @@ class Played:
 
     @property
     def group(self) -> str:
-        """Policies of one name but several training seeds are one entry."""
-        return self.agent.label if self.agent.role == "learned" else self.name
+        """Policies of one name but several training seeds (`...-seed3`) are one entry."""
+        return re.sub(r"[-_]seed\d+$", "", self.agent.label) if self.agent.role == "learned" else self.name
 
 
 def make_board(env: Environment, played: list[Played]) -> Board:

@@ -177,10 +177,12 @@ def test_unknown_tasks_are_refused(capsys):
 
 
 def test_training_seeds_are_one_entry(toy_world):
-    spec = PolicySpec.for_env(ENV, name="net")
+    spec = PolicySpec.for_env(ENV)
     played = [Played("passive", AGENTS["passive"], evaluate(ENV, AGENTS["passive"], 16))]
     for seed in range(5):
-        policy = LearnedPolicy(weights=random_weights(spec, seed), spec=spec)
+        policy = LearnedPolicy(
+            weights=random_weights(spec, seed), spec=dataclasses.replace(spec, name=f"net-seed{seed}")
+        )
         played.append(Played(f"net_{seed}", policy, evaluate(ENV, policy, 16)))
     board = make_board(ENV, played)
     assert [(entry.name, entry.seeds) for entry in board.entries] == [("passive", 0), ("net", 5)]
