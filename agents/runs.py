@@ -1,4 +1,4 @@
-"""What the trainers share: naming a task, options from YAML, and run folders that resume and never repeat themselves."""
+"""What the trainers share: naming a task, options from YAML, and run folders that resume and repeat nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -253,3 +254,24 @@ class Stopwatch:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._start
+
+
+class Interrupt:
+    """Truthy once the process was asked to stop; a second request stops it at once."""
+
+    def __enter__(self) -> Interrupt:
+        self._asked = False
+        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def __bool__(self) -> bool:
+        return self._asked

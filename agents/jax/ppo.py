@@ -421,6 +421,7 @@ class Learner:
             limits = episodes.params.max_steps_in_episode
             clock = jax.random.randint(key_clock, limits.shape, 0, limits, jnp.int32)
             episodes = dataclasses.replace(episodes, state=dataclasses.replace(episodes.state, time=clock))
+            obs = jax.vmap(lambda e: self.env.observe(None, e.state, None, e.params))(episodes)
         size = {True: config.gru_size, False: config.stack * self.obs_size * (config.stack > 1)}[config.recurrent]
         privileged = self.see_hidden(episodes)
         params = self.init_params(key_params, 0 if privileged is None else privileged.shape[-1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import signal
 import sys
 import time
 import typing
@@ -123,7 +122,7 @@ def train(
     curve = _Curve(run, config, header["updates"] * per_update, tensorboard)
     watch, saved = runs.Stopwatch(header["seconds"]), time.monotonic()
     done, chunk = header["updates"], 1
-    with _Interrupt() as interrupt:
+    with runs.Interrupt() as interrupt:
         while done < config.updates and not interrupt:
             chunk = min(chunk, config.updates - done)
             start = time.monotonic()
@@ -213,27 +212,6 @@ class _Curve:
         self._bar.close()
         if self._writer is not None:
             self._writer.close()
-
-
-class _Interrupt:
-    """Truthy once the process was asked to stop; a second request stops it at once."""
-
-    def __enter__(self) -> _Interrupt:
-        self._asked = False
-        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: Any) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-
-    def __bool__(self) -> bool:
-        return self._asked
 
 
 # --- command line -----------------------------------------------------------------------------------------------------
