@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
@@ -73,7 +74,7 @@ def compose(second: ArrayLike, first: ArrayLike) -> Float[Array, "... 4"]:
     a, b = as_float(second, first)
     aw, ax, ay, az = (a[..., i] for i in range(4))
     bw, bx, by, bz = (b[..., i] for i in range(4))
-    return jnp.stack(
+    product = jnp.stack(
         [
             aw * bw - ax * bx - ay * by - az * bz,
             aw * bx + ax * bw + ay * bz - az * by,
@@ -82,6 +83,8 @@ def compose(second: ArrayLike, first: ArrayLike) -> Float[Array, "... 4"]:
         ],
         axis=-1,
     )
+    # Without the barrier XLA fuses a chain of products and computes each factor four times a link: 4^n.
+    return jax.lax.optimization_barrier(product)
 
 
 def inverse(rotation: ArrayLike) -> Float[Array, "... 4"]:
