@@ -4,9 +4,9 @@
 operations a number and fuses with what consumes it; it is seeded by JAX's own keys, so streams of different keys are
 as independent as threefry makes the keys. It is for simulation, not for cryptography.
 
-The count samplers are quantile functions: one uniform in, one count out, no loop, no rejection. Below a mean of 4 the
-inverse distribution function is summed term by term; above, a Cornish-Fisher series with lattice correction is exact
-to within what 1e5 draws can tell (non-centrality of the chi-square below 4). Counts are floats, because a step at 1 GHz
+The count samplers are quantile functions: one uniform in, one count out, no loop, no rejection. Below a variance of 4
+the inverse distribution function is summed term by term; above, a Cornish-Fisher series with lattice correction is exact
+to within what 1e5 draws can tell (non-centrality of the chi-square below 2). Counts are floats, because a step at 1 GHz
 holds more than an int32 does.
 """
 
@@ -19,7 +19,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, UInt32
 
 from qkd_gym.physics.information import as_float
 
-#: Mean from which the Cornish-Fisher series takes over, and the largest count of the summed part (2e-7 lies beyond).
+#: Variance from which the Cornish-Fisher series takes over; largest count of the summed part (2e-7 lies beyond).
 _SERIES_FROM = 4.0
 _TERMS = 17
 
@@ -59,14 +59,14 @@ def bits_to_uniform(bits: UInt32[Array, "..."]) -> Float[Array, "..."]:
 
 
 def bits_to_normal(bits: UInt32[Array, "..."]) -> Float[Array, "..."]:
-    """Standard normal float32 from 32 random bits: a sign and a 31-bit tail probability, good to 6.3 sigma."""
+    """Standard normal float32 from 32 random bits: a sign and a 31-bit tail probability, which reaches 6.3 sigma."""
     tail = ((bits & jnp.uint32(0x7FFFFFFF)).astype(jnp.int32).astype(jnp.float32) + 0.5) * np.float32(2.0**-32)
     magnitude = _upper_quantile(jnp.minimum(tail, np.float32(0.5)))
     return jnp.where(bits >> 31 == 1, -magnitude, magnitude)
 
 
 def normal_quantile(probability: ArrayLike) -> Float[Array, "..."]:
-    """Inverse of the standard normal distribution function; absolute error below 1e-6 x (1 + z^2) in float32.
+    """Inverse of the standard normal distribution function, for sampling: 3e-6 off up to 5 sigma, 4e-4 at 6 sigma.
 
     Giles, "Approximating the erfinv function", GPU Computing Gems 2 (2011), single-precision version.
     """
@@ -111,7 +111,7 @@ def binomial(trials: ArrayLike, probability: ArrayLike, uniform: ArrayLike) -> F
     flip = p > 0.5
     p = jnp.where(flip, 1 - p, p)
     mean = n * p
-    few = mean < _SERIES_FROM
+    few = mean * (1 - p) < _SERIES_FROM  # the variance
     # summed part: the masses of 1, 2, ... successes by their ratio
     n_low, p_low = jnp.where(few, n, 1), jnp.where(few, p, 0)
     odds = p_low / (1 - p_low)
@@ -123,7 +123,7 @@ def binomial(trials: ArrayLike, probability: ArrayLike, uniform: ArrayLike) -> F
         masses.append(mass)
     low = _count_above(masses, u)
     # series part: cumulants in units of the variance
-    p_high, mean_high = jnp.where(few, 0.5, p), jnp.where(few, 2 * _SERIES_FROM, mean)
+    p_high, mean_high = jnp.where(few, 0.5, p), jnp.where(few, 4 * _SERIES_FROM, mean)
     q_high = 1 - p_high
     skew = q_high - p_high
     pq = p_high * q_high

@@ -37,8 +37,7 @@ RATE = jax.jit(bb84.key_rate, static_argnames="method")
 @jax.jit
 def bounds(settings, link):
     signal, decoy, weakest = (
-        bb84.observe(k, link)
-        for k in (settings.signal_intensity, settings.decoy_intensity, settings.weakest_intensity)
+        bb84.observe(k, link) for k in (settings.signal_intensity, settings.decoy_intensity, settings.weakest_intensity)
     )
     one = bb84.vacuum_weak_bounds(settings, signal, decoy, link.background_yield)
     return one, bb84.two_weak_bounds(settings, signal, decoy, weakest)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qkd_gym.physics import finite_key as fk
 from qkd_gym.physics import fibre, information
+from qkd_gym.physics import finite_key as fk
 from tests.physics.conftest import precision
 
 ANALYSES = {
@@ -141,7 +141,7 @@ def test_chernoff_is_sound_and_tighter_for_weak_decoys(k, x64):
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_float32_key_of_blocks_up_to_1e12_pulses(k):
-    """Within 2e-6 of the clicks of the float64 key (and a bit of rounding to whole bits), relative 5e-5 above 5 % yield."""
+    """Off by less than 2e-6 of the clicks, and by 2e-5 of the key where that is above 5 % of the clicks."""
     mu, p, counts = random_blocks(k, 400, np.float32)
     with precision("float32"):
         narrow = ANALYSES[k](counts, mu, p)

@@ -55,7 +55,7 @@ def test_a_wrong_value_fails_and_names_its_line(tmp_path, capsys):
 
 def test_a_column_may_be_left_out(tmp_path):
     text = GOOD.replace('"np", "para"', '"np"').replace(',"columns"', "").replace(",np,para", ",np")
-    text = text.replace(',980198.6733067553\n1e7,8333333.333333333,', "\n1e7,8333333.333333333")
+    text = text.replace(",980198.6733067553\n1e7,8333333.333333333,", "\n1e7,8333333.333333333")
     assert golden.main([write(tmp_path, text)]) == 0
 
 
