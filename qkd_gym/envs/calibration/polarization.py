@@ -1,4 +1,3 @@
-# NOTE(lead, to the author; delete this line): slowness is solved by the optimization_barrier in pol.compose (array form). Committed. Do NOT restructure for speed any more; go straight on to agents + admission. Renderer exists (rendering/polarization.py).
 """`qkd/PolarizationAlignment-v0`: hold the state of polarisation through a drifting fibre, with knobs nobody calibrated."""
 
 from __future__ import annotations
