@@ -394,7 +394,7 @@ def gae(
 
 
 class Learner:
-    """One seed's PPO on one task: pure functions `init` and `update`."""
+    """One seed's PPO on one task: pure functions `init` and `update`. Hashed by value, for `jax.jit`."""
 
     def __init__(self, env: Environment, config: Config) -> None:
         self.env, self.config, self.actions = env, config, actions_of(env)
@@ -410,6 +410,12 @@ class Learner:
         )
         self.optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(schedule, eps=1e-5))
         self.env_step = _flattening_step(env)
+
+    def __hash__(self) -> int:
+        return hash((self.env, self.config))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Learner) and (self.env, self.config) == (other.env, other.config)
 
     # start
 
@@ -720,36 +726,18 @@ class Trainer:
     def __init__(self, env: Environment, config: Config, vectorize: bool | None = None) -> None:
         self.env, self.config, self.learner = env, config, Learner(env, config)
         self.seeds = tuple(range(config.seed, config.seed + config.seeds))
-        vectorize = jax.default_backend() != "cpu" if vectorize is None else vectorize
-
-        def run(states: State, count: Array) -> tuple[State, dict[str, Array]]:
-            one = functools.partial(self._updates, count=count)
-            return jax.vmap(one)(states) if vectorize else jax.lax.map(one, states)
-
-        self._init = jax.jit(jax.vmap(self.learner.init))
-        self._run = jax.jit(run, donate_argnums=0)
-
-    def _updates(self, state: State, count: Array) -> tuple[State, dict[str, Array]]:
-        """`count` updates (a traced number: one program serves all), and their metrics summed."""
-        template = jax.eval_shape(self.learner.update, state)[1]
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), template)
-
-        def body(_: Array, carry: tuple[State, dict[str, Array]]) -> tuple[State, dict[str, Array]]:
-            state, metrics = self.learner.update(carry[0])
-            return state, jax.tree.map(jnp.add, carry[1], metrics)
-
-        return jax.lax.fori_loop(0, count, body, (state, zeros))
+        self.vectorize = jax.default_backend() != "cpu" if vectorize is None else vectorize
 
     def init(self) -> State:
         """The state before the first update, one a seed."""
-        return self._init(jnp.stack([jax.random.key(seed, impl="threefry2x32") for seed in self.seeds]))
+        return _init(self.learner, jnp.stack([jax.random.key(seed, impl="threefry2x32") for seed in self.seeds]))
 
     def run(self, state: State, updates: int) -> tuple[State, dict[str, np.ndarray]]:
         """Advance by `updates`; the state handed in is used up. Metrics are means, one a seed.
 
         `episode_return` and `episode_length` are of the episodes that ended meanwhile; NaN if none did.
         """
-        state, sums = self._run(state, jnp.int32(updates))
+        state, sums = _run(self.learner, self.vectorize, state, jnp.int32(updates))
         sums = {name: np.asarray(value, np.float64) for name, value in jax.device_get(sums).items()}
         count, episodes = sums.pop("updates"), sums.pop("episodes")
         ended = np.where(episodes > 0, episodes, np.nan)
@@ -760,3 +748,25 @@ class Trainer:
     def template(self) -> State:
         """Shapes and types of a state, for reading one from a file."""
         return jax.eval_shape(self.init)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(learner: Learner, keys: PRNGKeyArray) -> State:
+    return jax.vmap(learner.init)(keys)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _run(learner: Learner, vectorize: bool, states: State, count: Array) -> tuple[State, dict[str, Array]]:
+    """`count` updates of every seed (a traced number: one program serves all), and their metrics summed."""
+
+    def updates(state: State) -> tuple[State, dict[str, Array]]:
+        metrics = jax.eval_shape(learner.update, state)[1]
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+
+        def body(_: Array, carry: tuple[State, dict[str, Array]]) -> tuple[State, dict[str, Array]]:
+            state, metrics = learner.update(carry[0])
+            return state, jax.tree.map(jnp.add, carry[1], metrics)
+
+        return jax.lax.fori_loop(0, count, body, (state, zeros))
+
+    return jax.vmap(updates)(states) if vectorize else jax.lax.map(updates, states)
