@@ -28,10 +28,9 @@ from qkd_gym.evaluation.runner import EpisodeResults, Progress, evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "evaluations"
-#: Sources of the package that a result depends on; adapters, pictures and scores do not change what happened.
-_DYNAMICS = ("struct.py", "physics", "envs", "evaluation/runner.py", "evaluation/agent.py", "evaluation/policy_file.py")
-#: Packages of ours outside the library that agents may be made of.
-_OURS = "agents"
+#: Packages of ours that tasks and agents are made of, and those in which data files count as sources.
+_OURS = ("qkd_gym", "agents")
+_DATA = ("qkd_gym.physics", "qkd_gym.envs", "agents")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Job:
             "fields": repr(self.env),
             "agent": fingerprint(self.agent),
             "episodes": [self.first, self.episodes, self.seed],
-            "dynamics": _dynamics(),
+            "dynamics": _sources(type(self.env).__module__, "qkd_gym.evaluation.runner"),
             "versions": [qkd_gym.__version__, jax.__version__, jax.default_backend()],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
@@ -85,10 +84,9 @@ class Job:
 def fingerprint(agent: Any) -> str:
     """Hash of an agent: its class's source and what that imports of ours, its settings, its arrays, its data files."""
     digest = hashlib.sha256()
-    for cls in type(agent).__mro__:
-        digest.update(f"{cls.__module__}.{cls.__qualname__}\n".encode())
-        for path in _closure(cls.__module__):
-            digest.update(path.read_bytes())
+    classes = type(agent).__mro__
+    digest.update(" ".join(f"{cls.__module__}.{cls.__qualname__}" for cls in classes).encode())
+    digest.update(_sources(*(cls.__module__ for cls in classes)).encode())
     leaves, structure = jax.tree.flatten(agent)
     digest.update(_without_addresses(str(structure)))
     for leaf in leaves:
@@ -106,17 +104,17 @@ def _without_addresses(text: str) -> bytes:
 
 
 @functools.cache
-def _closure(module: str) -> tuple[Path, ...]:
-    """Files of a module of `agents`, of what it imports from there, and the data files that lie beside them."""
+def _sources(*modules: str) -> str:
+    """Hash of these modules, of what they import of ours, and of the data files that lie beside those."""
     seen: dict[str, Path] = {}
-    todo = [module]
+    todo = list(modules)
     while todo:
         name = todo.pop()
-        if name in seen or name.partition(".")[0] != _OURS:
+        if name in seen or name.partition(".")[0] not in _OURS:
             continue
         try:
             spec = importlib.util.find_spec(name)
-        except ModuleNotFoundError:  # `from agents.x import y` where y is no module
+        except ModuleNotFoundError:  # `from module import name`: no module of that name
             continue
         if spec is None or spec.origin is None:
             continue
@@ -126,26 +124,12 @@ def _closure(module: str) -> tuple[Path, ...]:
                 todo += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 todo += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    folders = {path.parent for path in seen.values() if path.parent.name != _OURS}
-    data = {path for folder in folders for path in folder.rglob("*") if _is_data(path)}
-    return tuple(sorted({*seen.values(), *data}))
-
-
-@functools.cache
-def _dynamics() -> str:
-    """Hash of the sources and data of the package that decide what happens in an episode."""
+    folders = {path.parent for name, path in seen.items() if name.startswith(_DATA) and "." in name}
+    data = {path for folder in folders for path in folder.iterdir() if path.suffix in (".npz", ".npy", ".json", ".csv")}
     digest = hashlib.sha256()
-    root = Path(qkd_gym.__file__).parent
-    for part in _DYNAMICS:
-        paths = sorted((root / part).rglob("*")) if (root / part).is_dir() else [root / part]
-        for path in paths:
-            if path.suffix == ".py" or _is_data(path):
-                digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    for path in sorted({*seen.values(), *data}):
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
-
-
-def _is_data(path: Path) -> bool:
-    return path.is_file() and path.suffix in (".npz", ".npy", ".json", ".csv", ".yaml")
 
 
 def _pack(results: EpisodeResults) -> dict[str, np.ndarray]:

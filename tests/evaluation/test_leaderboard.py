@@ -86,7 +86,7 @@ def test_the_key_holds_what_matters(monkeypatch):
     ]
     assert len({job.digest for job in [base, *changed]}) == len(changed) + 1
     assert dataclasses.replace(base).digest == base.digest
-    monkeypatch.setattr(jobs, "_dynamics", lambda: "other physics")
+    monkeypatch.setattr(jobs, "_sources", lambda *modules: "other physics")
     assert dataclasses.replace(base).digest != base.digest
 
 
@@ -104,16 +104,17 @@ def test_fingerprints_follow_arrays_and_sources(tmp_path, monkeypatch):
         "class Rule(Steer):\n    pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(jobs, "_OURS", "agents_of_a_test")
+    monkeypatch.setattr(jobs, "_OURS", ("agents_of_a_test",))
+    monkeypatch.setattr(jobs, "_DATA", ("agents_of_a_test",))
     from agents_of_a_test.rules.rule import Rule
 
     seen = []
     for path, text in (("rule.py", "# more\n"), ("helper.py", "X = 2\n"), ("table.npy", "2"), ("rule.py", "\n")):
-        jobs._closure.cache_clear()
+        jobs._sources.cache_clear()
         seen.append(fingerprint(Rule()))
         with (package / path).open("a") as file:
             file.write(text)
-    jobs._closure.cache_clear()
+    jobs._sources.cache_clear()
     assert len({*seen, fingerprint(Rule())}) == 5
 
 
