@@ -51,13 +51,13 @@ class GymnaxEnv:
 
     def step(self, key: PRNGKeyArray, state: Episode, action: Any, params: EnvParams | None = None) -> Any:
         """One step with auto-reset."""
-        return self.functional.step(key, state, _array(action), self._next_link(key, params))
+        return self.functional.step(key, state, self._array(action), self._next_link(key, params))
 
     def step_env(
         self, key: PRNGKeyArray, state: Episode, action: Any, params: EnvParams | None = None
     ) -> tuple[Array, Episode, Array, Array, Info]:
         """One step without auto-reset and without the limit: `(obs, state, reward, terminated, info)`."""
-        obs, after, reward, terminated, _, info = self.functional.advance(key, state, _array(action))
+        obs, after, reward, terminated, _, info = self.functional.advance(key, state, self._array(action))
         return obs, after, reward, terminated, info
 
     def reset_env(self, key: PRNGKeyArray, params: EnvParams | None = None) -> tuple[Array, Episode]:
@@ -91,6 +91,12 @@ class GymnaxEnv:
     def observation_space(self, params: EnvParams | None = None) -> Any:
         """gymnax's own `Box`."""
         return _space(self.functional.observation_space())
+
+    def _array(self, action: Any) -> Array:
+        """Actions of gymnax's `Tuple` come as a tuple, and some trainers squeeze the axis of a single component."""
+        array = jnp.stack(action, axis=-1) if isinstance(action, tuple | list) else jnp.asarray(action)
+        shape = self.functional.action_space().shape or ()
+        return array.reshape(shape) if array.size == math.prod(shape) else array
 
     def _link(self, key: PRNGKeyArray, params: EnvParams | None) -> Any:
         if isinstance(params, ScenarioParams):
@@ -132,11 +138,6 @@ def make_gymnax(
 def _limit(env: Environment) -> int:
     with jax.ensure_compile_time_eval():
         return int(env.sample_params(jax.random.key(0)).max_steps_in_episode)
-
-
-def _array(action: Any) -> Any:
-    """Actions of gymnax's `Tuple` come as a tuple."""
-    return jnp.stack(action, axis=-1) if isinstance(action, tuple | list) else action
 
 
 def _space(space: gym.Space) -> Any:

@@ -112,6 +112,13 @@ def test_actions_of_a_tuple_space_are_stacked():
     jax.tree.map(np.testing.assert_array_equal, by_tuple, by_array)
 
 
+def test_a_squeezed_action_is_taken(faces):
+    _, _, _, step, _ = faces
+    _, state = GymnaxEnv(Walk()).reset(jax.random.key(0), WalkParams())
+    squeezed = step(jax.random.key(1), state, ACTION[0])
+    jax.tree.map(np.testing.assert_array_equal, squeezed, step(jax.random.key(1), state, ACTION))
+
+
 def test_masks_and_numbers_of_actions():
     env, params = make_gymnax(Token())
     _, state = env.reset(jax.random.key(0), params)
