@@ -65,7 +65,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _plain(leaf: Any) -> np.ndarray:
-    return np.ascontiguousarray(jax.device_get(jax.random.key_data(leaf) if _is_key(leaf) else leaf))
+    return np.array(jax.device_get(jax.random.key_data(leaf) if _is_key(leaf) else leaf), order="C")
 
 
 def _restore(path: Path, name: str, array: np.ndarray, like: Any) -> Any:
