@@ -93,7 +93,7 @@ class PolarizationState(EnvState):
     """Hidden truth and the operator's books."""
 
     # exogenous: no action reaches these
-    fibre: Any  # f32 (4,), quaternion of the fibre now: at the second half of the step just run
+    fibre: Any  # f32 (4,), quaternion of the fibre in the second half of the step just run
     wind_phase_rad: Any  # f32 ()
     # the controller
     voltage: Any  # f32 (4,), rad of nominal turn
@@ -262,27 +262,32 @@ class PolarizationAlignment(Environment[PolarizationState, PolarizationParams]):
         entries = REFERENCES[self.reference]
         z, u = step_noise(key, 9, 9 + len(entries))
 
-        # the fibre, whatever the agent does: it moves, then stands still, in each half of the step
-        halves = drift(params, state.fibre, z, u[0])
-
-        # the controller moves at once, then light goes through
+        # the controller moves at once; the fibre, whatever the agent does, moves and then stands still, in each half
         voltage = pol.slew(state.voltage, params.slew_rad * action[:4], params.slew_rad, params.range_rad)
         position = pol.play(state.position, voltage, params.backlash_rad)
         controller = controller_rotation(params, position)
-        net = []
-        for fibre, ahead in zip(halves, (0.25, 0.75), strict=True):
-            swing = pol.from_axis_angle(params.wind_axis, wind_angle_rad(params, state, ahead))
-            net.append(pol.compose(controller, pol.compose(swing, fibre)))
+        moves = drift_moves(params, z, u[0])
+        winds = jnp.stack([wind_angle_rad(params, state, 0.25), wind_angle_rad(params, state, 0.75)])
+
+        def half_step(carry: Any, inputs: Any) -> tuple[Any, None]:
+            fibre, seen = carry
+            move, wind = inputs
+            fibre = pol.compose(pol.from_rotation_vector(move), fibre)
+            swing = pol.from_axis_angle(params.wind_axis, wind)
+            net = pol.compose(controller, pol.compose(swing, fibre))
+            now = [pol.basis_qber(net, axis, params.optical_error) for axis in (0, 1)]
+            now += [pol.entry(net, i, j) for i, j in entries]
+            return (fibre, tuple(a + 0.5 * b for a, b in zip(seen, now, strict=True))), None
+
+        # A loop of two, because its sums are stored once; unrolled, XLA works them out again for every count.
+        nothing = tuple(jnp.float32(0) for _ in range(2 + len(entries)))
+        (fibre, seen), _ = jax.lax.scan(half_step, (state.fibre, nothing), (moves, winds))
+        optical, true = seen[:2], jnp.stack(seen[2:])
 
         # quantum signal
         bought = action[4] > 0
         share = jnp.where(bought, 0.5 * action[4], 0.0)
         lost = jnp.where(bought, share + params.guard_share, 0.0)
-        optical = [
-            0.5
-            * (pol.basis_qber(net[0], axis, params.optical_error) + pol.basis_qber(net[1], axis, params.optical_error))
-            for axis in (0, 1)
-        ]
         mean, pulses = mean_counts(params, optical[0], optical[1], 1 - lost)
         clicks, errors = clicks_and_errors(
             jnp.concatenate([mean.n_key, mean.n_test]), jnp.concatenate([mean.m_key, mean.m_test]), u[1:5], u[5:9]
@@ -291,7 +296,6 @@ class PolarizationAlignment(Environment[PolarizationState, PolarizationParams]):
 
         # reference light, split evenly over two states sent and the outcomes measured
         visibility = 1 - 2 * params.optical_error
-        true = jnp.stack([0.5 * (pol.entry(net[0], i, j) + pol.entry(net[1], i, j)) for i, j in entries])
         trials = jnp.floor(params.reference_clicks_per_s * params.step_s * share / len(entries) + 0.5)
         plus = binomial(trials, 0.5 * (1 + visibility * true), u[9:])
         reference = jnp.where(trials > 0, 2 * plus / jnp.maximum(trials, 1) - 1, 0.0)
@@ -305,7 +309,7 @@ class PolarizationAlignment(Environment[PolarizationState, PolarizationParams]):
         totals = jnp.stack([counts[2 * i] + counts[2 * i + 1] for i in range(4)])
         state = PolarizationState(
             time=state.time + 1,
-            fibre=halves[1],
+            fibre=pol.normalize(fibre),
             wind_phase_rad=state.wind_phase_rad,
             voltage=voltage,
             position=position,
@@ -345,7 +349,7 @@ class PolarizationAlignment(Environment[PolarizationState, PolarizationParams]):
         return jnp.clip(jnp.concatenate(obs), -1, 1).astype(jnp.float32)
 
     def exogenous(self, state, params):
-        """Rotation of fibre and swaying span together at `state`, and the error rates are its business alone."""
+        """Rotation `(4,)` of fibre and swaying span together at `state`."""
         wind = pol.from_axis_angle(params.wind_axis, wind_angle_rad(params, state, 0.0))
         return {"channel": pol.compose(wind, state.fibre)}
 
@@ -383,17 +387,13 @@ def decode(obs: Float[Array, "n"], params: PolarizationParams) -> Reading:
     )
 
 
-def drift(
-    params: PolarizationParams, fibre: Float[Array, "4"], normals: Float[Array, "9"], uniform: Array
-) -> tuple[Float[Array, "4"], Float[Array, "4"]]:
+def drift_moves(params: PolarizationParams, normals: Float[Array, "9"], uniform: Array) -> Float[Array, "2 3"]:
     """The fibre in the two halves of a step: walk, steady turn, and at times a jump at its start."""
     half_s = params.step_s / 2
     walk = pol.walk_step_rad(half_s, params.decorrelation_time_s)
     jump = jnp.where(jump_occurs(uniform, params.step_s, params.jump_rate_per_s), params.jump_rad, 0.0)
     turn = params.turn_rad_per_s * half_s
-    first = pol.compose(pol.from_rotation_vector(walk * normals[0:3] + turn + jump * normals[6:9]), fibre)
-    second = pol.compose(pol.from_rotation_vector(walk * normals[3:6] + turn), first)
-    return first, pol.normalize(second)
+    return jnp.stack([walk * normals[0:3] + turn + jump * normals[6:9], walk * normals[3:6] + turn])
 
 
 def _source(params: PolarizationParams) -> tuple[Array, Array]:
