@@ -1,0 +1,10 @@
+"""Light, fibre, detectors, key rates, drift: pure functions of arrays, without a word of reinforcement learning.
+
+Every function broadcasts, can be jitted, mapped and differentiated, and works in the precision it is given: exact in
+float64, with a stated and tested error in float32. Rates and key lengths keep their sign until they are reported.
+
+- `information`: entropies, repeaterless bounds. `decoy_bb84`: infinite data. `finite_key`: from counts to key.
+- `accumulate`: counts pooled over a block. `sampling`: the noise of a step, count samplers.
+- `fibre`, `detectors`, `interference`, `polarization`: hardware. `drift`: how it moves.
+- `reconciliation`: what error correction costs. `optimum`: a maximum inside a compiled program.
+"""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 
 from benchmarks.validation.registry import family
 from benchmarks.validation.table import Table
 from qkd_gym.physics import decoy_bb84, fibre, finite_key
+
+_optimal_rate = jax.jit(decoy_bb84.optimal_rate, static_argnames="method")
 
 
 @family("decoy_asym")
@@ -53,7 +56,7 @@ def decoy_asym(table: Table):
         result |= dict(zip(("Y0L_tw", "Y1L_tw", "e1U_tw"), bounds, strict=True))
     for column, method in (("R_inf_opt", "infinite"), ("R_vw_opt", "vacuum+weak"), ("R_nodecoy_opt", "none")):
         if column in table.outputs:
-            result[column] = decoy_bb84.clipped(decoy_bb84.optimal_rate(link, method, nu)[1])
+            result[column] = decoy_bb84.clipped(_optimal_rate(link, method, nu)[1])
     return result
 
 
@@ -76,7 +79,7 @@ def finite_lim_opt(table: Table):
     q, block = table.number("q"), table.number("nX")
     pulses = block / (q * q * np.asarray(p * clicks.click).sum(axis=-1))
     counts = finite_key.expected_counts(pulses, q, p, clicks, clicks)
-    bits = finite_key.two_decoy_key_per_bit_secrecy(
+    bits = jax.jit(finite_key.two_decoy_key_per_bit_secrecy)(
         counts, mu, p, table.number("kappa", 1e-15), table.number("fec"), table.number("eps_cor")
     )
     return {"R_opt": np.asarray(bits) / pulses}
@@ -90,7 +93,7 @@ def _clicks(table: Table, k: int):
         p = np.stack([table.number(f"p{i + 1}") for i in range(k - 1)], axis=-1)
         p = np.concatenate([p, 1 - p.sum(axis=-1, keepdims=True)], axis=-1)
     eta = fibre.transmittance_from_db(table.number("alpha") * table.number("L")) * table.number("eta_bob")
-    clicks = finite_key.lim_channel(mu, eta, table.number("pdc"), table.number("pap"), table.number("emis"))
+    clicks = jax.jit(finite_key.lim_channel)(mu, eta, table.number("pdc"), table.number("pap"), table.number("emis"))
     return mu, p, clicks
 
 
@@ -101,7 +104,7 @@ def _finite(table: Table, k: int, analyse) -> dict:
     if set(table.outputs) <= set(result):
         return result
     pulses = table.number("N")
-    counts = finite_key.expected_counts(pulses, table.number("q"), p, clicks, clicks)
+    counts = jax.jit(finite_key.expected_counts)(pulses, table.number("q"), p, clicks, clicks)
     result |= _numbered(k, nK=counts.n_key, mK=counts.m_key, nT=counts.n_test, mT=counts.m_test)
     if set(table.outputs) <= set(result):
         return result
@@ -110,7 +113,7 @@ def _finite(table: Table, k: int, analyse) -> dict:
         eps_sec=table.number("eps_sec"),
         eps_cor=table.number("eps_cor"),
     )
-    key = analyse(counts, mu, p, distillation)
+    key = jax.jit(analyse)(counts, mu, p, distillation)
     vacuum = (
         {"sK0": key.s_key_0, "sT0": key.s_test_0}
         if k == 3
