@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array
 
 from agents.practice.decoy_block import (
     BUILDUP,
     Filter,
+    Lookahead,
     Plan,
     advance_belief,
     light_per_slice,
     make_action,
+    make_lookahead,
     make_plan,
+    noticed_law,
     plan_block,
     reading_likelihood,
     start_filter,
+    worth_going_on,
 )
 from qkd_gym.envs.calibration.decoy_block import (
     DecoyBlockParams,
@@ -38,22 +44,32 @@ from qkd_gym.physics.information import NEPER_PER_DB
 class ToldMemory(NamedTuple):
     plan: Plan
     filter: Filter
+    lookahead: Lookahead
     params: Any
     loss_db: Any
-    last: Any  # (channels,)
+    last: Any  # (channels,) readings
 
 
 @dataclasses.dataclass(frozen=True)
 class UnitConstantsRule(PrivilegedAgent[ToldMemory]):
-    """Bayes filter told this unit's hazard constants and telemetry gains; events, readings and loss as anyone sees them."""
+    """Bayes filter told this unit's hazard constants and telemetry gains, with a look-ahead; it sees what anyone sees.
 
-    patience: float = 1.0
+    Args:
+        noticed: share of the announced events that the look-ahead counts on noticing in time.
+        stretch: planned length over the length that is best if nothing is announced.
+    """
+
+    noticed: float = 0.7
+    stretch: float = 1.3
     role: ClassVar[str] = "ceiling"
 
     def init(self, key, env, params, trace):
+        plan = make_plan(params)
+        law = noticed_law(params, self.noticed)
         return ToldMemory(
-            plan=make_plan(params),
+            plan=plan,
             filter=start_filter(hazard_of(params), params.slice_s),
+            lookahead=make_lookahead(plan, params, law[None], (-6.0, -3.0, 0.0, 3.0, 6.0)),
             params=params,
             loss_db=params.loss_db,
             last=jnp.zeros(params.telemetry_gain.shape, jnp.float32),
@@ -64,17 +80,18 @@ class UnitConstantsRule(PrivilegedAgent[ToldMemory]):
         first = reading.time_left > 1 - 1e-6
 
         def density(now: Array, last: Array, gain: Array) -> Array:
-            on = jnp.asarray(BUILDUP)
-            return reading_likelihood(now, last, gain, on, p.telemetry_noise_time_s, p.slice_s)
+            return reading_likelihood(now, last, gain, jnp.asarray(BUILDUP), p.telemetry_noise_time_s, p.slice_s)
 
         likelihood = jnp.prod(jax.vmap(density)(reading.telemetry, carry.last, p.telemetry_gain), axis=0)
         belief, _ = advance_belief(carry.filter, reading.event, likelihood)
         belief = jnp.where(first, carry.filter.belief, belief)
         loss = jnp.where(reading.event | first, carry.loss_db, 0.5 * (carry.loss_db + reading.loss_estimate_db))
-        survival, duration = carry.filter.survival @ belief, carry.filter.duration @ belief
         light = light_per_slice(carry.plan, reading, loss)
-        close, slices = plan_block(carry.plan, light, reading.block_slices, survival, duration, self.patience)
-        action = make_action(carry.plan, reading, loss, close, slices)
+        survival, duration = carry.filter.survival @ belief, carry.filter.duration @ belief
+        _, slices = plan_block(carry.plan, light, reading.block_slices, survival, duration, 1.0)
+        worth = worth_going_on(carry.lookahead, light, reading.block_slices)[0] @ belief
+        close = (reading.block_slices > 0) & (worth < 0)
+        action = make_action(carry.plan, reading, loss, close, self.stretch * slices)
         return action, carry._replace(filter=carry.filter._replace(belief=belief), loss_db=loss, last=reading.telemetry)
 
 
@@ -99,57 +116,84 @@ class ClairvoyantSchedule(PrivilegedAgent[Schedule]):
         return jnp.concatenate([close[None], carry.settings[t]]).astype(jnp.float32), carry
 
 
+#: Grid of the clairvoyant's table: log10 of a block's light, and its mean loss in dB.
+_LIGHT = np.arange(5.5, 12.76, 0.0625)
+_LOSS_DB = np.arange(0.0, 45.1, 1.5)
+
+
 def clairvoyant_schedule(event: Array, loss_db: Array, params: DecoyBlockParams) -> Schedule:
-    """The best closing times of an episode whose events and losses `(steps,)` are known."""
-    steps = event.shape[0]
-    eta = params.receiver_efficiency * jnp.exp(-NEPER_PER_DB * loss_db)
+    """The best closing times of an episode whose events and losses `(steps,)` are known, in expected counts.
+
+    A block's counts depend on its light and its mean transmittance, but for terms of order (eta mu)^2 < 1e-3.
+    """
     pulses = params.clock_hz * params.slice_s
-    def key_bits(light: Array, slices: Array) -> Array:
-        """Expected key of a block, all its slices at the mean transmittance; exact to first order in eta mu."""
-        mean_eta = light / jnp.maximum(slices, 1) / pulses
-        settings = Settings(*near_optimal_settings(pulses * jnp.maximum(slices, 1), jnp.maximum(mean_eta, 1e-12)))
-        loss = -jnp.log(jnp.maximum(mean_eta, 1e-12) / params.receiver_efficiency) / NEPER_PER_DB
-        return block_key_bits(slices * mean_slice_counts(loss, settings, params), settings, params)
 
-    return _solve(event, pulses * eta, key_bits, steps)
+    def expected_bits(light: Array, loss: Array) -> Array:
+        eta = params.receiver_efficiency * jnp.exp(-NEPER_PER_DB * loss)
+        settings = Settings(*near_optimal_settings(light / eta, eta))
+        mean = mean_slice_counts(loss, settings, params)
+        return block_key_bits(light / eta / pulses * mean, settings, params) / light
+
+    grid_light, grid_loss = jnp.asarray(10**_LIGHT, jnp.float32), jnp.asarray(_LOSS_DB, jnp.float32)
+    table = jax.vmap(lambda light: jax.vmap(lambda loss: expected_bits(light, loss))(grid_loss))(grid_light).reshape(-1)
+    width = len(_LOSS_DB)
+
+    def bits(light: Array, slices: Array) -> Array:
+        row = jnp.clip((jnp.log10(jnp.maximum(light, 1)) - _LIGHT[0]) / (_LIGHT[1] - _LIGHT[0]), 0, len(_LIGHT) - 1.001)
+        eta = jnp.maximum(light, 1) / (pulses * jnp.maximum(slices, 1))
+        loss = -jnp.log(eta / params.receiver_efficiency) / NEPER_PER_DB
+        column = jnp.clip((loss - _LOSS_DB[0]) / (_LOSS_DB[1] - _LOSS_DB[0]), 0, width - 1.001)
+        i, j = row.astype(jnp.int32), column.astype(jnp.int32)
+        u, v = row - i, column - j
+        at = i * width + j
+        low = (1 - v) * table[at] + v * table[at + 1]
+        high = (1 - v) * table[at + width] + v * table[at + width + 1]
+        return light * ((1 - u) * low + u * high)
+
+    light_now = pulses * params.receiver_efficiency * jnp.exp(-NEPER_PER_DB * loss_db)
+    begin, light = _best_blocks(event, light_now, bits)
+    return _walk_back(begin, light)
 
 
-def _solve(event, light_now, key_bits, steps):
+def _best_blocks(event: Array, light_now: Array, bits: Callable[[Array, Array], Array]) -> tuple[Array, Array]:
+    """For each slice: where the block that ends with it begins in the best schedule so far (the next slice: none ends
+    here), and its light. Dynamic programming over all pairs of ends, one column of starts at a time."""
+    steps = event.shape[0]
     starts = jnp.arange(steps)
 
-    def extend(carry, now):
+    def extend(carry: tuple[Array, Array, Array], now: tuple[Array, Array, Array]) -> tuple[Any, Any]:
         best, light, slices = carry
         index, spoilt, gained = now
-        inside = starts <= index
-        # Blocks that hold a spoilt slice are worth nothing: they restart after it, with what was earned before.
-        light = jnp.where(spoilt, 0, jnp.where(inside, light + gained, 0))
-        slices = jnp.where(spoilt, 0, jnp.where(inside, slices + 1, 0))
-        alive = inside & (slices == index - starts + 1)
-        total = jnp.where(alive, best[:-1] + jax.vmap(key_bits)(light, slices), -1.0)
+        inside = (starts <= index) & ~spoilt
+        light, slices = jnp.where(inside, light + gained, 0), jnp.where(inside, slices + 1, 0)
+        whole = inside & (slices == index - starts + 1)  # no event since the start
+        total = jnp.where(whole, best[:-1] + bits(light, slices.astype(jnp.float32)), -1)
         start = jnp.argmax(total)
-        idle = best[index]
-        worth = jnp.maximum(total[start], idle)
-        begin = jnp.where(total[start] > idle, start, index + 1)  # index + 1: this slice belongs to no block
-        best = best.at[index + 1].set(worth)
-        return (best, light, slices), (begin, light[start])
+        used = total[start] > best[index]
+        best = best.at[index + 1].set(jnp.maximum(total[start], best[index]))
+        return (best, light, slices), (jnp.where(used, start, index + 1), light[start])
 
-    zeros = jnp.zeros(steps, jnp.float32)
-    first = (jnp.zeros(steps + 1, jnp.float32), zeros, zeros)
-    _, (begin, light) = jax.lax.scan(extend, first, (starts, event, light_now))
+    nothing = (jnp.zeros(steps + 1, jnp.float32), jnp.zeros(steps, jnp.float32), jnp.zeros(steps, jnp.int32))
+    _, blocks = jax.lax.scan(extend, nothing, (starts, event, light_now))
+    return blocks
 
-    def back(carry, now):
-        end_start, end_light = carry  # start and light of the block that covers the slices being walked
-        index, start, total = now
-        outside = index < end_start
-        end_start = jnp.where(outside, start, end_start)
-        end_light = jnp.where(outside, total, end_light)
-        # A block is closed where the next one starts, and before a slice that belongs to none (an event).
-        return (end_start, end_light), (index <= end_start, end_light)
 
-    last = (jnp.int32(steps), jnp.float32(0))
-    _, (close, total) = jax.lax.scan(back, last, (starts, begin, light), reverse=True)
-    reference = jnp.float32(10 ** -2.5)
-    settings = jax.vmap(lambda x: encode_settings(near_optimal_settings(jnp.maximum(x, 1) / reference, reference)))(total)
+def _walk_back(begin: Array, light: Array) -> Schedule:
+    """From the last slice to the first: where to close, and the settings of the block that covers each slice."""
+
+    def back(carry: tuple[Array, Array], now: tuple[Array, Array, Array]) -> tuple[Any, Any]:
+        first, total = carry  # of the block that covers the slices being walked
+        index, start, ended = now
+        ends_here = index < first
+        first, total = jnp.where(ends_here, start, first), jnp.where(ends_here, ended, total)
+        # Close where the next block starts, and before a slice that belongs to none: an event.
+        return (first, total), (index <= first, total)
+
+    steps = begin.shape[0]
+    end = (jnp.int32(steps), jnp.float32(0))
+    _, (close, total) = jax.lax.scan(back, end, (jnp.arange(steps), begin, light), reverse=True)
+    eta = jnp.float32(10**-2.5)
+    settings = jax.vmap(lambda x: encode_settings(near_optimal_settings(jnp.maximum(x, 1) / eta, eta)))(total)
     return Schedule(close, settings)
 
 

@@ -36,6 +36,8 @@ from qkd_gym.physics.information import NEPER_PER_DB
 
 #: Slices ahead for which a plan weighs risk against key.
 HORIZON = np.array([1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200])
+#: Oldest block, in slices, that a look-ahead tells apart.
+AGES = 200
 #: log10(pulses x transmittance) of the rows of the block-value table.
 _LIGHT = np.arange(5.5, 12.51, 0.125)
 #: Loss at which that table is made; at equal light the key hardly depends on it.
@@ -121,6 +123,56 @@ def survival_basis(law: Float[Array, "s s 2"]) -> tuple[Float[Array, "h s"], Flo
     return alive[HORIZON], jnp.cumsum(alive, axis=0)[HORIZON - 1]
 
 
+def continuation(plan: Plan, light: Array, law: Float[Array, "s s 2"]) -> Float[Array, "ages s"]:
+    """Worth of going on over closing at each age (slices, 0 ... `AGES`) where the filter's state is known.
+
+    Relative value iteration of the average-reward problem, 500 sweeps; in units of the key per slice of a long block.
+    """
+    value = block_value(plan, light * jnp.arange(AGES + 1, dtype=jnp.float32))
+    value = value * (AGES / jnp.maximum(value[-1], 1))
+    quiet, event = law[..., 0], law[..., 1]
+    gained = jnp.concatenate([jnp.diff(value), jnp.zeros(1)])
+    now = gained[:, None] * jnp.sum(quiet, axis=1)[None] - value[:, None] * jnp.sum(event, axis=1)[None]
+
+    def go_on(ahead: Array) -> Array:
+        older = jnp.concatenate([ahead[1:], ahead[-1:]])
+        return now + older @ quiet.T + (event @ ahead[0])[None]
+
+    def sweep(_: int, ahead: Array) -> Array:
+        worth = go_on(ahead)
+        worth = jnp.maximum(worth, worth[:1])  # closing is going on from age 0
+        return worth - worth[0, 0]
+
+    ahead = jax.lax.fori_loop(0, 500, sweep, jnp.zeros((AGES + 1, law.shape[0]), jnp.float32))
+    worth = go_on(ahead)
+    return worth - worth[:1]
+
+
+class Lookahead(NamedTuple):
+    """Tables of `continuation` for several losses."""
+
+    log_light: Any  # (losses,), decreasing
+    worth: Any  # (..., losses, ages, s)
+
+
+def make_lookahead(plan: Plan, params: DecoyBlockParams, laws: Float[Array, "l s s 2"], loss_offsets_db: Any) -> Lookahead:
+    """`continuation` under each of the laws at the nominal loss plus each offset."""
+    loss = params.loss_db + jnp.asarray(loss_offsets_db, jnp.float32)
+    light = params.clock_hz * params.slice_s * params.receiver_efficiency * jnp.exp(-NEPER_PER_DB * loss)
+    worth = jax.vmap(lambda law: jax.vmap(lambda x: continuation(plan, x, law))(light))(laws)
+    return Lookahead(jnp.log(light), worth)
+
+
+def worth_going_on(table: Lookahead, light: Array, age: Array) -> Float[Array, "l s"]:
+    """Rows of the tables at this light and age, linear in the loss."""
+    last = table.log_light.shape[0] - 1
+    span = table.log_light[0] - table.log_light[-1]
+    at = jnp.clip((table.log_light[0] - jnp.log(light)) * last / span, 0, last)
+    weights = jnp.maximum(1 - jnp.abs(at - jnp.arange(last + 1, dtype=jnp.float32)), 0)
+    rows = table.worth[:, :, jnp.minimum(age.astype(jnp.int32), AGES)]
+    return jnp.einsum("n,lns->ls", weights, rows)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Rule(Agent[Memory]):
     """Shared course: read, smooth the loss, judge the risk, plan."""
@@ -198,8 +250,7 @@ class EventBayesRule(_Rule):
     patience: float = 1.0
 
     def start(self, params):
-        hazard = dataclasses.replace(hazard_of(params), announced_share=jnp.float32(0))
-        return start_filter(hazard, params.slice_s)
+        return start_filter(with_announced(hazard_of(params), 0.0), params.slice_s)
 
     def learn(self, own, reading):
         return own._replace(belief=advance_belief(own, reading.event, jnp.ones((4, 4), jnp.float32))[0])
@@ -289,83 +340,121 @@ def reading_likelihood(
 
 
 class Mixture(NamedTuple):
-    """Hypotheses of `TelemetryBayesRule`: which channel announces events, in which direction, or none."""
+    """Hypotheses of `TelemetryBayesRule`: which channel announces events, in which direction and how loudly, or none."""
 
-    filters: Any  # Filter with beliefs (2 channels, 4): both directions of each channel
+    filters: Any  # Filter with beliefs (gains x channels, 4)
     deaf: Any  # Filter: nothing announces
-    innocent: Any  # (2 channels, 2): belief in an innocent excursion of that direction
+    innocent: Any  # (gains x channels, 2): belief in an innocent excursion of that gain
     innocent_law: Any  # (2, 2)
-    evidence: Any  # (2 channels + 1,) log-weights
-    side: Any  # (2 channels,) log-likelihood of the readings if innocent
+    side: Any  # (gains x channels,) log-likelihood of a channel's readings if innocent
+    evidence: Any  # (gains x channels + 1,) log-weights; the last is `deaf`
     last: Any  # (channels,) readings
     noise_time_s: Any
     slice_s: Any
+    lookahead: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class TelemetryBayesRule(_Rule):
-    """Bayes filter over which channel announces events and in which direction, with the population's constants."""
+    """Bayes filter over which channel announces events and how, with the population's constants and a look-ahead.
 
-    gain: float = 2.75
+    It knows the model of the disturbances and the population that units are drawn from, but nothing of this unit: the
+    strongest rule that an operator could write without hidden knowledge.
+
+    Args:
+        gains: sizes of a reading that are told apart, each in both directions.
+        deaf_prior: prior that no channel announces anything.
+        noticed: share of the announced events that the look-ahead counts on seeing, once the channel is certain.
+        stretch: planned length over the length that is best if nothing is announced.
+    """
+
+    gains: tuple[float, ...] = (3.0,)
     deaf_prior: float = 0.05
-    patience: float = 1.0
+    noticed: float = 0.7
+    stretch: float = 1.3
+
+    def _gains(self) -> np.ndarray:
+        signed = np.array([*self.gains, *(-g for g in self.gains)], np.float32)
+        return np.repeat(signed, len(CHANNELS))
 
     def start(self, params):
-        k = len(CHANNELS)
+        hypotheses = len(self._gains())
         hazard = hazard_of(params)
         told = start_filter(hazard, params.slice_s)
-        deaf = start_filter(dataclasses.replace(hazard, announced_share=jnp.float32(0)), params.slice_s)
         begin, end = params.slice_s / params.innocent_interval_s, params.slice_s / params.innocent_s
-        law = jnp.stack([jnp.stack([1 - begin, begin]), jnp.stack([end, 1 - end])])
         return Mixture(
-            filters=told._replace(belief=jnp.tile(told.belief, (2 * k, 1))),
-            deaf=deaf,
-            innocent=jnp.tile(jnp.array([1.0, 0.0]), (2 * k, 1)),
-            innocent_law=law,
-            evidence=jnp.log(jnp.array([(1 - self.deaf_prior) / (2 * k)] * 2 * k + [self.deaf_prior])),
-            side=jnp.zeros(2 * k),
-            last=jnp.zeros(k),
+            filters=told._replace(belief=jnp.tile(told.belief, (hypotheses, 1))),
+            deaf=start_filter(with_announced(hazard, 0.0), params.slice_s),
+            innocent=jnp.tile(jnp.array([1.0, 0.0]), (hypotheses, 1)),
+            innocent_law=jnp.stack([jnp.stack([1 - begin, begin]), jnp.stack([end, 1 - end])]),
+            side=jnp.zeros(hypotheses),
+            evidence=jnp.log(jnp.array([(1 - self.deaf_prior) / hypotheses] * hypotheses + [self.deaf_prior])),
+            last=jnp.zeros(len(CHANNELS)),
             noise_time_s=params.telemetry_noise_time_s,
             slice_s=params.slice_s,
+            lookahead=make_lookahead(
+                make_plan(params),
+                params,
+                jnp.stack([noticed_law(params, share) for share in (0.0, self.noticed / 2, self.noticed)]),
+                np.arange(-12.0, 21.0, 4.0),
+            ),
         )
 
     def learn(self, own, reading):
-        gains = self.gain * jnp.repeat(jnp.array([1.0, -1.0]), len(CHANNELS))
-        now, last = jnp.tile(reading.telemetry, 2), jnp.tile(own.last, 2)
+        gains = self._gains()
+        repeats = len(gains) // len(CHANNELS)
+        on = jnp.array([0.0, 1.0])
 
-        def one(belief, innocent, gain, now, last):
+        def one(belief: Array, innocent: Array, gain: Array, now: Array, last: Array) -> tuple[Array, ...]:
             likelihood = reading_likelihood(now, last, gain, jnp.asarray(BUILDUP), own.noise_time_s, own.slice_s)
             belief, gained = advance_belief(own.filters._replace(belief=belief), reading.event, likelihood)
-            on = jnp.array([0.0, 1.0])
-            joint = innocent @ (own.innocent_law * reading_likelihood(now, last, gain, on, own.noise_time_s, own.slice_s))
+            astray = reading_likelihood(now, last, gain, on, own.noise_time_s, own.slice_s)
+            joint = innocent @ (own.innocent_law * astray)
             total = jnp.sum(joint) + 1e-30
             return belief, gained, joint / total, jnp.log(total)
 
-        beliefs, gained, innocent, side = jax.vmap(one)(own.filters.belief, own.innocent, gains, now, last)
+        beliefs, gained, innocent, side = jax.vmap(one)(
+            own.filters.belief, own.innocent, jnp.asarray(gains), jnp.tile(reading.telemetry, repeats), jnp.tile(own.last, repeats)
+        )
         deaf, deaf_gained = advance_belief(own.deaf, reading.event, jnp.ones((4, 4)))
-        # A channel that announces nothing may still stray in either direction: compare with the mean of both.
-        before, after = (_both_directions(s) for s in (own.side, own.side + side))
-        evidence = own.evidence + jnp.concatenate([gained - jnp.tile(after - before, 2), deaf_gained[None]])
+
+        def innocent_evidence(side: Array) -> Array:
+            """Log-likelihood of each channel if it announces nothing, whatever the gain of its own excursions."""
+            return jnp.tile(jax.nn.logsumexp(side.reshape(repeats, -1), axis=0), repeats)
+
+        gained = gained - (innocent_evidence(own.side + side) - innocent_evidence(own.side))
+        evidence = own.evidence + jnp.concatenate([gained, deaf_gained[None]])
         return own._replace(
             filters=own.filters._replace(belief=beliefs),
             deaf=own.deaf._replace(belief=deaf),
             innocent=innocent,
-            evidence=evidence - jnp.max(evidence),
             side=own.side + side,
+            evidence=evidence - jnp.max(evidence),
             last=reading.telemetry,
         )
 
     def decide(self, plan, own, reading, light):
         weights = jax.nn.softmax(own.evidence)
-        mixed = weights[:-1] @ own.filters.belief
-        deaf = weights[-1] * own.deaf.belief
-        survival = own.filters.survival @ mixed + own.deaf.survival @ deaf
-        duration = own.filters.duration @ mixed + own.deaf.duration @ deaf
-        return plan_block(plan, light, reading.block_slices, survival, duration, self.patience)
+        hearing, deaf = weights[:-1] @ own.filters.belief, weights[-1] * own.deaf.belief
+        survival = own.filters.survival @ hearing + own.deaf.survival @ deaf
+        duration = own.filters.duration @ hearing + own.deaf.duration @ deaf
+        _, slices = plan_block(plan, light, reading.block_slices, survival, duration, 1.0)
+        # The surer of the channel, the more of the announced events will be noticed.
+        by_channel = jnp.sum(weights[:-1].reshape(-1, len(CHANNELS)), axis=0)
+        sure = jnp.maximum(1 - jnp.abs(2 * jnp.max(by_channel) - jnp.arange(3.0)), 0)
+        worth = sure @ worth_going_on(own.lookahead, light, reading.block_slices) @ (hearing + deaf)
+        return (reading.block_slices > 0) & (worth < 0), self.stretch * slices
 
 
-def _both_directions(side: Float[Array, "2k"]) -> Float[Array, "k"]:
-    return jnp.logaddexp(side[: len(CHANNELS)], side[len(CHANNELS) :])
+def with_announced(hazard: Hazard, share: Any) -> Hazard:
+    """The same hazard where only this share of the events is announced."""
+    return dataclasses.replace(hazard, announced_share=jnp.asarray(share, jnp.float32))
+
+
+def noticed_law(params: DecoyBlockParams, noticed: float) -> Float[Array, "4 4 2"]:
+    """Law of the hazard for a look-ahead: build-ups that will not be noticed count as sudden events."""
+    hazard = hazard_of(params)
+    return hazard_law(hazard_rates(with_announced(hazard, noticed * hazard.announced_share), params.slice_s))
 
 
 AGENTS: dict[str, Agent] = {

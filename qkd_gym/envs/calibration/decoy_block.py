@@ -29,7 +29,7 @@ from qkd_gym.physics.information import NEPER_PER_DB
 from qkd_gym.physics.sampling import clicks_and_errors, step_noise
 
 #: Telemetry channels, in the order of the observation.
-CHANNELS = ("temperature_gradient", "vibration", "pilot_power")
+CHANNELS = ("temperature_gradient", "vibration", "pilot_power", "bias_current")
 #: Blocks of the reference rate, to which rewards are normalised, last this long (design choice).
 REFERENCE_BLOCK_S = 300.0
 #: Time constants of the event-rate averages in the observation, s (design choice).
@@ -46,7 +46,7 @@ class DecoyBlockParams(EnvParams):
     slice_s: float = struct.field(5.0, low=0.1, high=60.0, unit="s", doc="length of a slice, one step")
     clock_hz: float = struct.field(1e9, low=1e6, high=1e10, unit="Hz", doc="pulse rate")
     # channel
-    loss_db: float = struct.field(16.0, low=0.0, high=60.0, unit="dB", doc="nominal loss, 0.2 dB/km of fibre")
+    loss_db: float = struct.field(18.0, low=0.0, high=60.0, unit="dB", doc="nominal loss, 0.2 dB/km of fibre")
     loss_walk_db: float = struct.field(1.0, low=0.0, high=10.0, unit="dB", doc="deviation of the loss's slow part (OU)")
     loss_walk_time_s: float = struct.field(900.0, low=1.0, unit="s", doc="correlation time of that part")
     loss_step_interval_s: float = struct.field(1800.0, low=1.0, unit="s", doc="mean time between sudden loss steps")
@@ -64,23 +64,23 @@ class DecoyBlockParams(EnvParams):
     eps_cor: float = struct.field(1e-15, low=1e-30, high=1e-2, doc="correctness parameter of a block")
     authentication_bits: float = struct.field(1024.0, low=0.0, unit="bit", doc="per block: 4 messages, 2 tags of 128")
     # hazard of this unit
-    calm_event_interval_s: float = struct.field(1000.0, low=1.0, unit="s", doc="mean time from quiet to event, calm")
-    storm_event_interval_s: float = struct.field(60.0, low=1.0, unit="s", doc="the same in a storm")
-    calm_dwell_s: float = struct.field(1000.0, low=1.0, unit="s", doc="mean duration of a calm")
-    storm_dwell_s: float = struct.field(560.0, low=1.0, unit="s", doc="mean duration of a storm")
-    announced_share: float = struct.field(0.8, low=0.0, high=1.0, doc="share of events that end a build-up")
-    buildup_s: float = struct.field(20.0, low=1.0, unit="s", doc="mean duration of a build-up")
-    fade_prob: float = struct.field(0.3, low=0.0, high=0.95, doc="chance that a build-up ends without an event")
+    calm_event_interval_s: float = struct.field(1500.0, low=1.0, unit="s", doc="mean time from quiet to event, calm")
+    storm_event_interval_s: float = struct.field(95.0, low=1.0, unit="s", doc="the same in a storm")
+    calm_dwell_s: float = struct.field(950.0, low=1.0, unit="s", doc="mean duration of a calm")
+    storm_dwell_s: float = struct.field(565.0, low=1.0, unit="s", doc="mean duration of a storm")
+    announced_share: float = struct.field(0.9, low=0.0, high=1.0, doc="share of events that end a build-up")
+    buildup_s: float = struct.field(28.0, low=1.0, unit="s", doc="mean duration of a build-up")
+    fade_prob: float = struct.field(0.275, low=0.0, high=0.95, doc="chance that a build-up ends without an event")
     # telemetry of this unit, in units of the channels' own noise
     telemetry_gain: Any = struct.field(
-        (2.75, 0.0, 0.0), low=-20.0, high=20.0, unit="sd", doc="reading during a build-up, per channel"
+        (3.0, 0.0, 0.0, 0.0), low=-20.0, high=20.0, unit="sd", doc="reading during a build-up, per channel"
     )
     innocent_gain: Any = struct.field(
-        (0.0, 2.75, 2.75), low=-20.0, high=20.0, unit="sd", doc="reading during an innocent excursion, per channel"
+        (0.0, 3.0, 3.0, 3.0), low=-20.0, high=20.0, unit="sd", doc="reading during an innocent excursion, per channel"
     )
     innocent_interval_s: float = struct.field(220.0, low=1.0, unit="s", doc="mean time between innocent excursions")
-    innocent_s: float = struct.field(20.0, low=1.0, unit="s", doc="mean duration of an innocent excursion")
-    telemetry_noise_time_s: float = struct.field(15.0, low=0.1, unit="s", doc="correlation time of the noise")
+    innocent_s: float = struct.field(28.0, low=1.0, unit="s", doc="mean duration of an innocent excursion")
+    telemetry_noise_time_s: float = struct.field(14.0, low=0.1, unit="s", doc="correlation time of the noise")
 
 
 @struct.dataclass
@@ -225,7 +225,7 @@ class DecoyBlock(Environment[DecoyBlockState, DecoyBlockParams]):
 
     name: ClassVar[str] = "DecoyBlock"
     scenarios: ClassVar = {
-        "training": "50-110 km of fibre; event statistics, and what announces an event, differ from unit to unit",
+        "training": "60-120 km of fibre; event statistics, and what announces an event, differ from unit to unit",
         "easy": "80 km, long calms: any sensible block length does",
         "reference": "80 km, static known loss, known two-level hazard, nothing announced: the optimum is known",
         "ood-100MHz": "training at a tenth of the clock: blocks must be longer than the quiet times allow",
@@ -250,28 +250,29 @@ class DecoyBlock(Environment[DecoyBlockState, DecoyBlockParams]):
         scenario = self.check_scenario(scenario or self.scenario)
         if scenario == "reference":
             return reference_params()
-        u_key, c_key, s_key, a_key, i_key = jax.random.split(key, 5)
-        u = jax.random.uniform(u_key, (12,), jnp.float32)
+        u_key, c_key, s_key, a_key = jax.random.split(key, 4)
+        u = jax.random.uniform(u_key, (13,), jnp.float32)
 
         def log_uniform(i: int, low: float, high: float) -> Array:
             return jnp.exp(math.log(low) + math.log(high / low) * u[i])
 
         informative = jax.nn.one_hot(jax.random.randint(c_key, (), 0, len(CHANNELS)), len(CHANNELS), dtype=jnp.float32)
         sign = jnp.where(jax.random.bernoulli(s_key, 0.5, (len(CHANNELS),)), 1.0, -1.0).astype(jnp.float32)
-        size = sign * jax.random.uniform(a_key, (len(CHANNELS),), jnp.float32, 1.5, 4.0)
+        size = sign * jax.random.uniform(a_key, (len(CHANNELS),), jnp.float32, 1.0, 5.0)
         drawn: dict[str, Any] = dict(
-            loss_db=0.2 * (50 + 60 * u[0]),
+            loss_db=0.2 * (60 + 60 * u[0]),
             misalignment_error=0.003 + 0.009 * u[1],
             dark_count_prob_per_gate=log_uniform(2, 3e-7, 1.2e-6),
-            calm_event_interval_s=log_uniform(3, 200.0, 5000.0),
-            storm_event_interval_s=log_uniform(4, 20.0, 200.0),
+            calm_event_interval_s=log_uniform(3, 300.0, 7500.0),
+            storm_event_interval_s=log_uniform(4, 30.0, 300.0),
             calm_dwell_s=log_uniform(5, 300.0, 3000.0),
             storm_dwell_s=log_uniform(6, 200.0, 1600.0),
-            announced_share=0.6 + 0.4 * u[7],
-            buildup_s=log_uniform(8, 10.0, 40.0),
-            fade_prob=0.05 + 0.55 * u[9],
+            announced_share=0.8 + 0.2 * u[7],
+            buildup_s=log_uniform(8, 10.0, 80.0),
+            fade_prob=0.05 + 0.45 * u[9],
             innocent_interval_s=log_uniform(10, 80.0, 600.0),
-            innocent_s=log_uniform(11, 10.0, 40.0),
+            innocent_s=log_uniform(11, 10.0, 80.0),
+            telemetry_noise_time_s=log_uniform(12, 5.0, 40.0),
             telemetry_gain=size * informative,
             innocent_gain=size * (1 - informative),
         )
@@ -431,11 +432,11 @@ class DecoyBlock(Environment[DecoyBlockState, DecoyBlockParams]):
 
     @property
     def passive_action(self):
-        """Never close; settings of a 300 s block over 80 km."""
-        return np.array([-1.0, -0.508, -0.067, 0.377, -0.583, -0.263], np.float32)
+        """Never close; settings of a 300 s block over 90 km."""
+        return np.array([-1.0, -0.517, -0.029, 0.301, -0.520, -0.293], np.float32)
 
 
-def decode(obs: Float[Array, "27"]) -> Reading:
+def decode(obs: Float[Array, "28"]) -> Reading:
     """An observation in physical units (up to the clipping of extreme values)."""
     names = {name: obs[i] for i, name in enumerate(OBSERVATION)}
 
@@ -466,14 +467,15 @@ def decode(obs: Float[Array, "27"]) -> Reading:
         event=names["event"] > 0.5,
         slices_since_event=slices("slices_since_event"),
         event_rates=jnp.exp((obs[16:19] - 1) * (1.5 * _LOG10)) - 1e-3,
-        telemetry=6 * obs[19:22],
-        settings=obs[22:27],
+        telemetry=6 * obs[19 : 19 + len(CHANNELS)],
+        settings=obs[-5:],
     )
 
 
 def reference_params() -> DecoyBlockParams:
     """The link of the scenario `reference`: everything known but the level of the hazard."""
     return DecoyBlockParams(
+        loss_db=16.0,
         loss_walk_db=0.0,
         loss_step_db=0.0,
         calm_event_interval_s=1500.0,
@@ -481,8 +483,8 @@ def reference_params() -> DecoyBlockParams:
         calm_dwell_s=1200.0,
         storm_dwell_s=600.0,
         announced_share=0.0,
-        telemetry_gain=np.zeros(3, np.float32),
-        innocent_gain=np.zeros(3, np.float32),
+        telemetry_gain=np.zeros(len(CHANNELS), np.float32),
+        innocent_gain=np.zeros(len(CHANNELS), np.float32),
     )
 
 
