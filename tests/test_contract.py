@@ -198,7 +198,7 @@ BROKEN: list[tuple[Any, str, str]] = [
     (Unbounded(), "spaces", "infinite bounds"),
     (Outside(), "spaces", "observations outside Box"),
     (WideActions(), "spaces", r"trainers want Box\(-1, 1\)"),
-    (WeakReward(), "dtypes", r"reward is float32\(\) \(weak\)"),
+    (WeakReward(), "dtypes", r"reward is float(32|64)\(\) \(weak\)"),
     (WeakState(), "dtypes", r"reset_env makes state\.position weakly typed"),
     (FloatTime(), "dtypes", r"state\.time is float32"),
     (Branching(), "dtypes", r"state\.position is float32\(\) after reset_env and float16\(\) after step_env"),

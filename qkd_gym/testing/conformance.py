@@ -66,6 +66,7 @@ def check_environment(
             promise.check(subject)
         except Exception as error:  # whatever a foreign task raises is a finding, and the other promises still count
             what = str(error) if isinstance(error, _BrokenError) else f"{type(error).__name__}: {error}"
+            what = what if len(what) < 800 else f"{what[:800]} ..."
             broken.append(f"- {promise.name}: {promise.says}\n  seen: {what}\n  mend: {promise.mend}")
     if broken:
         raise ConformanceError(

@@ -37,8 +37,8 @@ def test_check_env_is_silent(env_id, monkeypatch):
 def test_single_and_vector_agree_over_the_ends(env_id):
     singles = [gym.make(env_id, max_steps_in_episode=LIMIT) for _ in range(2)]
     vector = gym.make_vec(env_id, num_envs=2, autoreset_mode="SAME_STEP", max_episode_steps=LIMIT)
-    start = vector.reset(seed=30)[0]
-    np.testing.assert_allclose(start, [env.reset(seed=30 + i)[0] for i, env in enumerate(singles)], rtol=1e-5, atol=1e-6)
+    starts = [env.reset(seed=30 + i)[0] for i, env in enumerate(singles)]
+    np.testing.assert_allclose(vector.reset(seed=30)[0], starts, rtol=1e-5, atol=1e-6)
     ends = 0
     for actions in actions_of(vector, 2 * LIMIT + 1, 2):
         obs, rewards, terminated, truncated, infos = vector.step(actions)
