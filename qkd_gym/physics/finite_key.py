@@ -189,11 +189,12 @@ def two_decoy_key(
     d = distillation or Distillation()
     (n_key, m_key, n_test, m_test, mu, p), f, eps_sec, eps_cor = _prepare(counts, intensities, probabilities, d, 3)
     mu1, mu2, mu3 = mu
-    ordered = (mu1 > mu2 + mu3) & (mu2 > mu3)
+    tau_0, tau_1 = _tau(mu, p)
+    ordered = (mu1 > mu2 + mu3) & (mu2 > mu3) & (tau_0 > 0)
+    empty = jnp.where(ordered, tau_0, 1)
     gap_23 = jnp.where(ordered, mu2 - mu3, 1)
     gap_1 = jnp.where(ordered, mu1 - mu2 - mu3, 1)
     mu1 = jnp.where(ordered, mu1, 1)
-    tau_0, tau_1 = _tau(mu, p)
     log_term = jnp.log(LIM_ERROR_TERMS / eps_sec)
 
     def vacuum_and_single(n: list[Array]) -> tuple[Array, Array]:
@@ -202,7 +203,7 @@ def two_decoy_key(
         total = _total(n)
         s0 = jnp.where(ordered, jnp.clip(s0, 0, total), 0)
         # mu1 (mu2 - mu3) - mu2^2 + mu3^2 = (mu2 - mu3)(mu1 - mu2 - mu3): divide early, nothing cancels twice.
-        slope = (low[1] - high[2]) / gap_23 - (mu2 + mu3) / (mu1 * mu1) * (high[0] - s0 / tau_0)
+        slope = (low[1] - high[2]) / gap_23 - (mu2 + mu3) / (mu1 * mu1) * (high[0] - s0 / empty)
         s1 = tau_1 * mu1 * slope / gap_1
         return s0, jnp.where(ordered, jnp.clip(s1, 0, total - s0), 0)
 
@@ -256,11 +257,12 @@ def one_decoy_key(
     d = distillation or Distillation()
     (n_key, m_key, n_test, m_test, mu, p), f, eps_sec, eps_cor = _prepare(counts, intensities, probabilities, d, 2)
     mu1, mu2 = mu
-    ordered = (mu1 > mu2) & (mu2 > 0)
+    tau_0, tau_1 = _tau(mu, p)
+    ordered = (mu1 > mu2) & (mu2 > 0) & (tau_0 > 0)
+    empty = jnp.where(ordered, tau_0, 1)
     gap = jnp.where(ordered, mu1 - mu2, 1)
     mu1, mu2 = jnp.where(ordered, mu1, 1), jnp.where(ordered, mu2, 1)
     ratio = mu2 / mu1
-    tau_0, tau_1 = _tau(mu, p)
     log_term = jnp.log(RUSCA_ERROR_TERMS / eps_sec)
 
     def vacuum_and_single(n: list[Array], m: list[Array]) -> tuple[Array, Array, Array]:
@@ -270,7 +272,7 @@ def one_decoy_key(
         lower = jnp.clip(tau_0 * (mu1 * low[1] - mu2 * high[0]) / gap, 0, total)
         upper = 2 * (tau_0 * jnp.minimum(errors_high[0], errors_high[1]) + _hoeffding(total, log_term))
         upper = jnp.minimum(upper, total)
-        slope = low[1] - ratio * ratio * high[0] - (1 - ratio) * (1 + ratio) * upper / tau_0
+        slope = low[1] - ratio * ratio * high[0] - (1 - ratio) * (1 + ratio) * upper / empty
         s1 = jnp.clip(tau_1 * mu1 * slope / (mu2 * gap), 0, total - lower)
         return jnp.where(ordered, lower, 0), upper, jnp.where(ordered, s1, 0)
 

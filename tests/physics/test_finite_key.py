@@ -247,6 +247,33 @@ def test_expectation_and_observation_bounds_bracket_and_invert(dtype):
     np.testing.assert_allclose(fk.observation_bounds(low, b)[1][3:5], x[3:5], rtol=1e-5)
 
 
+@pytest.mark.parametrize("k", [2, 3])
+def test_fuzz_no_nan_no_negative_key_and_never_more_than_the_clicks(k, dtype):
+    """20 000 blocks, most of which no source could produce: edges, zeros, errors beyond clicks' half, wild settings."""
+    rng = np.random.default_rng(k)
+    size = (20_000, k)
+
+    def pick(*edges, low=-6.0, high=11.0):
+        wild = 10 ** rng.uniform(low, high, size)
+        return np.where(rng.uniform(size=size) < 0.2, rng.choice(edges, size), wild)
+
+    n_key, n_test = pick(0.0, 1.0, 1e10), pick(0.0, 1.0, 1e10)
+    counts = fk.BlockCounts(
+        n_key, n_key * rng.choice([0, 0.01, 0.5, 1], size), n_test, n_test * rng.choice([0, 0.01, 0.5, 1], size)
+    )
+    mu, p = pick(0.0, 1.0, low=-4.0, high=0.5), np.minimum(pick(0.0, 1.0, low=-4.0, high=0.0), 1)
+    ordered = np.arange(size[0]) % 2 == 0  # half of the rows have the order that the bounds need
+    mu = np.where(ordered[:, None], -np.sort(-mu, axis=-1) * np.array([3, 1, 0.1][:k]), mu)
+    counts, mu, p = jax.tree.map(lambda x: x.astype(dtype), (counts, mu, p))
+    key = ANALYSES[k](counts, mu, p)
+    for name in ("s_key_0", "s_key_1", "s_test_1", "v_test_1", "gamma", "phase_error", "leak_bits", "raw_bits"):
+        assert np.all(np.isfinite(getattr(key, name))), name
+    clicks = counts.n_key.astype(np.float64).sum(axis=-1)
+    assert np.all(key.secret_bits >= 0) and np.all(np.asarray(key.secret_bits, np.float64) <= clicks * (1 + 1e-6))
+    assert np.all((key.phase_error >= 0) & (key.phase_error <= 0.5))
+    assert np.mean(np.asarray(key.secret_bits) > 0) > 1e-3
+
+
 @pytest.mark.parametrize(("length_km", "block", "best"), [(0, 1e5, 1.307554827e-3), (50, 1e7, 5.138985057e-4)])
 def test_gradient_ascent_reaches_the_published_optimum(length_km, block, best, x64):
     """From one start for all links, 300 steps along the gradient of the rate find 0.99 of the known optimum."""
