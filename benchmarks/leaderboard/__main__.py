@@ -76,7 +76,7 @@ def run(envs: list[Any], protocol: Protocol, console: Console) -> list[Board]:
         for env, agents in plan:
             played = []
             for name, agent in agents.items():
-                label = f"{env.id.removeprefix('qkd/')} {env.scenario} {name}"
+                label = f"{env.name} {env.scenario} {name}"
                 bar.update(shown, description=label)
                 started = time.monotonic()
                 job = Job(env, name, agent, protocol.episodes, protocol.seed)
@@ -88,9 +88,10 @@ def run(envs: list[Any], protocol: Protocol, console: Console) -> list[Board]:
                 took = "kept" if known else f"{time.monotonic() - started:.1f} s"
                 done = int(bar.tasks[0].completed)
                 console.print(
-                    f"[{done:3d}/{total}] {label:58s} return {results.returns.mean():9.4f}  {took}",
+                    f"[{done:2d}/{total}] {label:50s} {results.returns.mean():8.4g}  {took}",
                     markup=False,
                     highlight=False,
+                    soft_wrap=True,
                 )
             boards.append(make_board(env, played))
     return boards

@@ -37,7 +37,14 @@ def draw(boards: list[Board], path: Path) -> None:
             _panel(axis, board, labels=i == 0 or [e.name for e in board.entries] != [e.name for e in row[0].entries])
     used = [role for role in ROLES if any(entry.role == role for board in boards for entry in board.entries)]
     marks = [plt.Line2D([], [], color=COLOURS[role], marker="o", linestyle="", label=role) for role in used]
-    figure.legend(handles=marks, loc="outside lower center", ncols=len(used), frameon=False)
+    lines = {"line to beat": "practice", "known to be reachable": "ceiling"}
+    lines = {
+        label: anchor for label, anchor in lines.items() if any(getattr(b.reference, anchor, None) for b in boards)
+    }
+    marks += [plt.Line2D([], [], color=COLOURS[anchor], linestyle=":", label=label) for label, anchor in lines.items()]
+    figure.legend(
+        handles=marks, loc="outside lower center", ncols=min(len(marks), 4 * columns), frameon=False, fontsize=9
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)

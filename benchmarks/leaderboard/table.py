@@ -12,37 +12,32 @@ from qkd_gym.evaluation.statistics import Interval
 
 STYLES = {"learned": "bold", "ceiling": "dim", "oracle": "dim"}
 #: Physical figures shown, if the task has them; the others are in the JSON.
-UNITS = ("kbit/s", "% QBER")
+UNITS = ("kbit/s",)
 
 
 def render(board: Board) -> RenderableType:
     """The table of one task and scenario, with its scale underneath."""
     units = [unit for unit in UNITS if any(unit in entry.physical for entry in board.entries)]
-    measured = any(entry.footprint for entry in board.entries)
     violated = any(entry.violations for entry in board.entries)
     episodes = max(entry.episodes for entry in board.entries)
     title = f"{board.env_id}   {board.scenario}   {episodes} episodes"
     table = Table(
-        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
     )
     table.add_column("rank", justify="right")
     table.add_column("agent", no_wrap=True, overflow="fold")
     table.add_column("role", no_wrap=True)
     for column in ("score", "95 % interval", "return", *units):
         table.add_column(column, justify="right", no_wrap=True)
-    for column in ("parameters", "mult-adds", "p99 us") if measured else ():
-        table.add_column(column, justify="right", no_wrap=True)
     if violated:
         table.add_column("violations", justify="right", style="red")
     line_to_beat = board.reference.practice.agent if board.reference and board.reference.practice else None
     for entry, after in zip(board.entries, (*board.entries[1:], None), strict=True):
         cells = _cells(entry, units, entry.name == line_to_beat)
-        if measured:
-            cells += _costs(entry)
         if violated:
             cells.append(str(entry.violations or ""))
         table.add_row(*cells, style=STYLES.get(entry.role, ""), end_section=after is None or after.role != entry.role)
-    return Group(table, Text(_scale(board), style="dim"), Text(""))
+    return Group(table, Text(_costs(board) + _scale(board), style="dim"), Text(""))
 
 
 def _cells(entry: Entry, units: list[str], to_beat: bool) -> list[str]:
@@ -59,12 +54,18 @@ def _cells(entry: Entry, units: list[str], to_beat: bool) -> list[str]:
     ]
 
 
-def _costs(entry: Entry) -> list[str]:
-    cost = entry.footprint
-    if cost is None:
-        return ["", "", ""]
-    sizes = [f"{n:,}" if n is not None else "?" for n in (cost.parameters, cost.multiply_adds)]
-    return [*sizes, f"{cost.p99_us:.0f}"]
+def _costs(board: Board) -> str:
+    """A line for each trained policy: its size, and what a decision costs on one core of this machine."""
+    lines = []
+    for entry in board.entries:
+        cost = entry.footprint
+        if cost is None:
+            continue
+        sizes = (
+            "" if cost.parameters is None else f"{cost.parameters:,} parameters, {cost.multiply_adds:,} multiply-adds, "
+        )
+        lines.append(f"{entry.name}: {sizes}p99 {cost.p99_us:.0f} us a decision on one core\n")
+    return "".join(lines)
 
 
 def _range(interval: Interval, digits: int) -> str:
