@@ -327,7 +327,7 @@ def _agents(env: Any) -> dict[str, Any]:
     from qkd_gym.evaluation.agent import PassiveAgent, RandomAgent
 
     root = Path(__file__).resolve().parents[1]
-    if not (root / "agents" / "registry.py").is_file():
+    if not ((root / "pyproject.toml").is_file() and (root / "agents" / "registry.py").is_file()):
         return {"random": RandomAgent.of(env), "passive": PassiveAgent.of(env)}
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
