@@ -1,7 +1,7 @@
 """The compiled programs behind the Gymnasium faces, and how their random numbers follow from a seed.
 
-The keys of a sub-environment of seed `s` are `fold_in(jax.random.key(s), k)`. `k = 0` starts the episode that a seeded
-reset asks for; the steps, counted over all episodes, take `k = 1, 2, ...`. A step splits its key as
+The keys of a sub-environment of seed `s` are `fold_in(jax.random.key(s, impl="threefry2x32"), k)`. `k = 0` starts the
+episode that a seeded reset asks for; the steps, counted over all episodes, take `k = 1, 2, ...`. A step splits its key as
 `Environment.step` does, into (step, reset): a reset without a seed that follows a step uses the second half of that
 step's key, which is what auto-reset would have used. Hence a vector environment and a single one agree step by step,
 in every autoreset mode, also across the ends of episodes. A second reset without a step between takes the next `k`.
@@ -24,30 +24,27 @@ from qkd_gym import struct
 from qkd_gym.adapters._packing import Layout
 from qkd_gym.envs.core import STANDARD_INFO, Environment, Episode, as_key, select
 
-#: An array, or where one lies (`Slot`), or what it is like (`jax.ShapeDtypeStruct`).
-Leaf = Any
-
 
 class Session(NamedTuple):
-    """What one sub-environment carries from call to call."""
+    """What one sub-environment carries from call to call: arrays, or their shapes, or their `Slot`s."""
 
-    seed: Leaf  # uint32 (2,)
-    draws: Leaf  # int32, keys taken from the seed since it was set
-    fresh: Leaf  # bool, no step since the last reset
-    ended: Leaf  # bool, the episode is over
+    seed: Any  # uint32 (2,)
+    draws: Any  # int32, keys taken from the seed since it was set
+    fresh: Any  # bool, no step since the last reset
+    ended: Any  # bool, the episode is over
     episode: Episode
 
 
 class Seen(NamedTuple):
-    """What one call shows."""
+    """What one call shows: arrays, or their shapes, or their `Slot`s."""
 
-    obs: Leaf
-    reward: Leaf
-    terminated: Leaf
-    truncated: Leaf
-    metrics: dict[str, Leaf]
-    mask: Leaf | None
-    final_obs: Leaf | None  # SAME_STEP: the observation before the auto-reset
+    obs: Any
+    reward: Any
+    terminated: Any
+    truncated: Any
+    metrics: dict[str, Any]
+    mask: Any  # None where the task has no mask
+    final_obs: Any  # SAME_STEP: the observation before the auto-reset; else None
 
 
 class Programs:
@@ -86,12 +83,12 @@ class Programs:
         space = env.action_space()
         kind = jnp.float32 if isinstance(space, gym.spaces.Box) else jnp.int32
         action = batch(jax.ShapeDtypeStruct(space.shape, kind))
-        self._blank: Seen = jax.eval_shape(step, session, action)[1]
-        self.layout = Layout((self._blank, session))
-        self.seen, self.session = self.layout.tree
-        self.seen_size = Layout(self._blank).size
+        seen: Seen = jax.eval_shape(step, session, action)[1]
+        self.layout = Layout((seen, session))
+        self.seen: Seen = self.layout.tree[0]  # of slots
+        self._shown_size = Layout(seen).size
         self.step = self._compile(step)
-        self.reset = self._compile(self._reset)
+        self.reset = jax.jit(self._reset)
 
     def _compile(self, function: Callable) -> Callable[..., Array]:
         """`function` on one vector that holds what is shown and, behind it, the session: `(words, ...) -> words`."""
@@ -109,7 +106,7 @@ class Programs:
 
     def shown(self, words: Array) -> np.ndarray:
         """What a call shows, as host words that belong to the caller: the one copy of a call."""
-        return np.array(np.asarray(words)[: self.seen_size])
+        return np.array(np.asarray(words)[: self._shown_size])
 
     def sessions(self, words: Array) -> Session:
         """The session inside, as NumPy arrays."""
@@ -155,13 +152,14 @@ class Programs:
     # ---- all of them -------------------------------------------------------------------------------------------------
 
     def _reset(
-        self, sessions: Session, seeds: Array, seeded: Array, chosen: Array, params: Any, limits: Array | None
-    ) -> tuple[Session, Seen]:
-        """Start an episode in the `chosen` sub-environments; the observations of the others mean nothing."""
+        self, words: Array, seeds: Array, seeded: Array, chosen: Array, params: Any, limits: Array | None
+    ) -> Array:
+        """Start an episode in the `chosen` sub-environments; the others stay, and show their last observation."""
+        before, sessions = self.layout.unpack(words)
         after, obs = self._batched(self._restart)(sessions, seeds, seeded, params, limits)
-        after = self._batched(select)(chosen, after, sessions)
-        seen = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self._blank)
-        return after, seen._replace(obs=obs, mask=self._masks(after))
+        after, obs = self._batched(select)(chosen, (after, obs), (sessions, before.obs))
+        seen = jax.tree.map(jnp.zeros_like, before)
+        return self.layout.pack((seen._replace(obs=obs, mask=self._masks(after)), after))
 
     def _step_only(self, sessions: Session, actions: Array) -> tuple[Session, Seen]:
         return self._batched(self._advance)(sessions, actions)

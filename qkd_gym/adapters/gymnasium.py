@@ -61,8 +61,11 @@ class GymnasiumEnv(gym.Env[np.ndarray, Any]):
         self._params = None if params is None else _door.link(env, params)
         self._device_name = device
         # A mode that this machine cannot serve is not offered: `check_env` tries all that are.
-        self.metadata = dict(self.metadata, render_modes=self.metadata["render_modes"][0 if has_display() else 1 :])
-        self.render_mode = _render_mode(render_mode, type(self).metadata["render_modes"])
+        modes = type(self).metadata["render_modes"]
+        self.metadata = dict(self.metadata, render_modes=[m for m in modes if m != "human" or has_display()])
+        if render_mode is not None and render_mode not in modes:
+            raise ValueError(f"render_mode = {render_mode!r} is unknown; it is one of: {', '.join(modes)}, or None")
+        self.render_mode = render_mode
         self._renderer: rendering.Renderer | None = None
         self._window: Window | None = None
         if self.render_mode is not None:
@@ -174,8 +177,10 @@ class GymnasiumEnv(gym.Env[np.ndarray, Any]):
 
     def action_masks(self) -> np.ndarray:
         """Legal actions, bool, flat, as sb3-contrib asks for them; all True where the task forbids none."""
-        mask = self.functional.mask(self.episode)
-        return flat_mask(mask if mask is None else np.array(mask), self.action_space)
+        if self._session is None:
+            raise gym.error.ResetNeeded("there is no episode yet: call reset() first")
+        slot = self._slots.mask
+        return flat_mask(None if slot is None else slot.load(self._programs.shown(self._session)), self.action_space)
 
     def _configure(self, given: dict[str, Any]) -> None:
         if given.get("scenario") is not None:
@@ -249,9 +254,3 @@ def flat_mask(mask: np.ndarray | None, space: gym.Space, num_envs: int | None = 
 
 def _is_plain_number(slot: Any) -> bool:
     return slot.shape == () and slot.dtype in (np.float32, np.int32, np.bool_)
-
-
-def _render_mode(mode: str | None, modes: list[str]) -> str | None:
-    if mode is not None and mode not in modes:
-        raise ValueError(f"render_mode = {mode!r} is unknown; it is one of: {', '.join(modes)}, or None")
-    return mode

@@ -111,14 +111,10 @@ class GymnasiumVectorEnv(gym.vector.VectorEnv[np.ndarray, Any, np.ndarray]):
             self._session = self._programs.begin(self._device)
         words = np.array([seed_words(s or 0) for s in seeds], np.uint32)
         seeded = np.array([s is not None for s in seeds])
-        previous = self._last_obs if not chosen.all() else None
         self._session = self._programs.reset(self._session, words, seeded & chosen, chosen, self._params, self._limits)
         shown, slots = self._programs.shown(self._session), self._programs.seen
         obs = slots.obs.load(shown)
-        if previous is not None:
-            obs[~chosen] = previous[~chosen]
-        self._ended &= ~chosen
-        self._remember(obs)
+        self._ended = self._ended & ~chosen
         infos: dict[str, Any] = {}
         if slots.mask is not None:
             infos |= {"action_mask": slots.mask.load(shown).astype(np.int8), "_action_mask": chosen.copy()}
@@ -162,7 +158,6 @@ class GymnasiumVectorEnv(gym.vector.VectorEnv[np.ndarray, Any, np.ndarray]):
                 "_action_mask": np.ones(self.num_envs, bool),
             }
         self._ended = ended if self.autoreset_mode is not AutoresetMode.SAME_STEP else np.zeros(self.num_envs, bool)
-        self._remember(obs)
         if self._renderers:
             started = {AutoresetMode.NEXT_STEP: waiting, AutoresetMode.SAME_STEP: ended}.get(self.autoreset_mode)
             self._draw(checked, np.zeros(self.num_envs, bool) if started is None else started, infos)
@@ -228,11 +223,6 @@ class GymnasiumVectorEnv(gym.vector.VectorEnv[np.ndarray, Any, np.ndarray]):
             params = given["params"]
             self._params = None if params is None else _door.link(self.functional, params, self.num_envs)
         self._bind()
-
-    def _remember(self, obs: np.ndarray) -> None:
-        """Keep what a partial reset must return for the sub-environments that it leaves alone."""
-        if self.autoreset_mode is AutoresetMode.DISABLED:
-            self._last_obs = obs.copy()
 
     def _final(self, obs: np.ndarray, metrics: dict[str, np.ndarray], ended: np.ndarray) -> dict[str, Any]:
         """`final_obs` and `final_info` as Gymnasium's own vector environments give them."""

@@ -174,6 +174,23 @@ def test_disabled_refuses_to_step_on():
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP], ids=lambda m: m.name)
+def test_a_partial_reset_leaves_the_others_alone(mode):
+    env, whole = (GymnasiumVectorEnv(Walk(), N, autoreset_mode=mode, max_episode_steps=9) for _ in range(2))
+    env.reset(seed=0)
+    whole.reset(seed=0)
+    for face in (env, whole):
+        last = face.step(np.zeros((N, 1)))[0]
+    mask = np.array([False, True, False])
+    obs = env.reset(options={"reset_mask": mask})[0]
+    np.testing.assert_array_equal(obs[~mask], last[~mask])
+    assert obs[1, 1] == 0 and not np.array_equal(obs[1], last[1])
+    np.testing.assert_array_equal(env.step(np.zeros((N, 1)))[0][~mask], whole.step(np.zeros((N, 1)))[0][~mask])
+    np.testing.assert_array_equal(
+        env.reset(seed=[None, 7, None], options={"reset_mask": mask})[0][1], whole.reset(seed=7)[0][0]
+    )
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP], ids=lambda m: m.name)
 def test_scenario_and_params_hold_over_auto_resets(mode):
     env = GymnasiumVectorEnv(Walk(), 8, autoreset_mode=mode, max_episode_steps=1)
     env.reset(seed=0, options={"scenario": "ood-fast"})
