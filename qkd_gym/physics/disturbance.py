@@ -105,14 +105,14 @@ def stationary_storm_prob(hazard: Hazard) -> Array:
 
 
 def advance_telemetry(
-    innocent: Bool[Array, "channels"],
-    noise: Float[Array, "channels"],
+    innocent: Bool[Array, " channels"],
+    noise: Float[Array, " channels"],
     slice_s: Any,
     innocent_interval_s: Any,
     innocent_s: Any,
     noise_time_s: Any,
-    uniforms: Float[Array, "channels"],
-    normals: Float[Array, "channels"],
+    uniforms: Float[Array, " channels"],
+    normals: Float[Array, " channels"],
 ) -> tuple[Array, Array]:
     """One slice of each channel's innocent excursions (on or off) and of its noise (AR(1), unit variance)."""
     ends, begins = jnp.minimum(slice_s / innocent_s, 1), jnp.minimum(slice_s / innocent_interval_s, 1)
