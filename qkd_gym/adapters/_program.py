@@ -1,8 +1,8 @@
 """The compiled programs behind the Gymnasium faces, and how their random numbers follow from a seed.
 
 The keys of a sub-environment of seed `s` are `fold_in(jax.random.key(s, impl="threefry2x32"), k)`. `k = 0` starts the
-episode that a seeded reset asks for; the steps, counted over all episodes, take `k = 1, 2, ...`. A step splits its key as
-`Environment.step` does, into (step, reset): a reset without a seed that follows a step uses the second half of that
+episode that a seeded reset asks for; the steps, counted over all episodes, take `k = 1, 2, ...`. A step splits its key
+as `Environment.step` does, into (step, reset): a reset without a seed that follows a step uses the second half of that
 step's key, which is what auto-reset would have used. Hence a vector environment and a single one agree step by step,
 in every autoreset mode, also across the ends of episodes. A second reset without a step between takes the next `k`.
 """
