@@ -21,10 +21,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from qkd_gym.envs.core import Environment, Episode
+from agents.registry import agents_for
+from qkd_gym.envs.core import Environment, Episode, select, strong
+from qkd_gym.evaluation.agent import Agent, PrivilegedAgent
 
 Params = dict[str, Any]
 
+#: Beyond this distance to a teacher the loss grows linearly: where all is lost, its advice is extreme.
+IMITATION_HUBER = 0.2
 #: Standardised observations are clipped to this many deviations.
 OBSERVATION_CLIP = 10.0
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu}
@@ -61,6 +65,10 @@ class Config:
     bootstrap: bool = _option(True, "value what follows a time limit; false: the time limit is the end")
     normalize_observations: bool = _option(True, "standardise observations by running statistics")
     scale_rewards: bool = _option(True, "divide rewards by the running deviation of the discounted return")
+    teacher: str = _option("", "a shipped agent of the task to imitate at first, or none; it may see the hidden state")
+    imitation_coef: float = _option(1.0, "weight of the imitation loss at the start")
+    imitation_share: float = _option(0.5, "share of the training after which that weight has fallen to zero")
+    imitate: tuple[int, ...] = _option((), "components of the action that the teacher knows; none given: all")
     initial_log_std: float = _option(-0.5, "log standard deviation of continuous actions at the start")
     stagger: bool = _option(True, "start the first episodes at random clocks, so that they do not end in step")
 
@@ -75,7 +83,9 @@ class Config:
         for name in ("learning_rate", "clip", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must be positive")
-        for name in ("final_learning_rate", "entropy_coef", "value_coef", "seed"):
+        if not 0 < self.imitation_share <= 1:
+            raise ValueError(f"imitation_share = {self.imitation_share} must lie in (0, 1]")
+        for name in ("final_learning_rate", "entropy_coef", "value_coef", "seed", "imitation_coef"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
         if self.activation not in ACTIVATIONS:
@@ -122,6 +132,7 @@ class Actions(Protocol):
     def sample(self, params: Params, outputs: Array, mask: Array | None, noise: Array) -> Array: ...
     def log_prob(self, params: Params, outputs: Array, mask: Array | None, action: Array) -> Array: ...
     def entropy(self, params: Params, outputs: Array, mask: Array | None) -> Array: ...
+    def distance(self, outputs: Array, mask: Array | None, action: Array, components: tuple[int, ...]) -> Array: ...
     def init(self, log_std: float) -> Params: ...
 
 
@@ -148,6 +159,10 @@ class Gaussian:
     def entropy(self, params, outputs, mask):
         log_std = params["log_std"]
         return jnp.sum(log_std) + 0.5 * (1 + np.log(2 * np.pi)) * log_std.size
+
+    def distance(self, outputs, mask, action, components):
+        chosen = list(components or range(self.num_outputs))
+        return optax.huber_loss(outputs[..., chosen], action[..., chosen], delta=IMITATION_HUBER).mean(-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +198,9 @@ class Categorical:
 
     def entropy(self, params, outputs, mask):
         return sum(-jnp.sum(jnp.exp(logits) * logits, axis=-1) for logits in self._log_softmax(outputs, mask))
+
+    def distance(self, outputs, mask, action, components):
+        return -self.log_prob({}, outputs, mask, action)
 
     def _log_softmax(self, outputs: Array, mask: Array | None) -> list[Array]:
         return [jax.nn.log_softmax(part) for part in self._split(_masked(outputs, mask))]
@@ -323,6 +341,7 @@ class State(NamedTuple):
     obs: Array  # (B, D), raw
     first: Array  # (B,), whether `obs` opens an episode
     hidden: Array  # (B, H): of the GRU, or the stacked observations
+    teacher: Any  # the teacher's memory, (N, ...)
     discounted: Array  # (B,), discounted sum of rewards so far, for their scale
     episode_return: Array  # (B,)
     episode_length: Array  # (B,)
@@ -345,6 +364,7 @@ class Rollout(NamedTuple):
     terminated: Array
     done: Array
     privileged: Array | None
+    advice: Array | None  # the teacher's action
     finished_return: Array  # of the episode that ends here, else 0
     finished_length: Array
 
@@ -359,6 +379,7 @@ class Batch(NamedTuple):
     action: Array
     log_prob: Array
     privileged: Array | None
+    advice: Array | None
     advantage: Array
     target: Array
 
@@ -403,6 +424,7 @@ class Learner:
         if sequences % config.minibatches:
             kind = "environments x agents" if config.recurrent else "samples of a rollout"
             raise ValueError(f"minibatches = {config.minibatches} must divide the {sequences} {kind}")
+        self.teacher = teacher_of(env, config)
         self.obs_size = int(np.prod(env.observation_space().shape))
         self.activation = ACTIVATIONS[config.activation]
         schedule = optax.linear_schedule(
@@ -421,7 +443,7 @@ class Learner:
 
     def init(self, key: PRNGKeyArray) -> State:
         config, actors = self.config, self.num_actors
-        key, key_reset, key_clock, key_params = jax.random.split(key, 4)
+        key, key_reset, key_clock, key_params, key_teacher = jax.random.split(key, 5)
         obs, episodes = self.env.reset_batch(jax.random.split(key_reset, config.num_envs))
         if config.stagger:
             limits = episodes.params.max_steps_in_episode
@@ -442,6 +464,7 @@ class Learner:
             obs=self.per_actor(obs, (self.obs_size,)),
             first=jnp.ones(actors, bool),
             hidden=jnp.zeros((actors, size), jnp.float32),
+            teacher=self.greet(key_teacher, episodes),
             discounted=zeros,
             episode_return=zeros,
             episode_length=zeros,
@@ -485,6 +508,31 @@ class Learner:
             return None
         leaves = [leaf.reshape(leaf.shape[0], -1).astype(jnp.float32) for leaf in jax.tree.leaves(episodes)]
         return jnp.repeat(jnp.concatenate(leaves, axis=1), self.env.num_agents, axis=0)
+
+    # teacher
+
+    def greet(self, key: PRNGKeyArray, episodes: Episode) -> Any:
+        """The teacher's memory at the start of these episodes."""
+        if self.teacher is None:
+            return None
+        keys = jax.random.split(key, self.config.num_envs)
+        if isinstance(self.teacher, PrivilegedAgent):
+            return jax.vmap(lambda k, params: self.teacher.init(k, self.env, params, None))(keys, episodes.params)
+        return jax.vmap(lambda k: self.teacher.init(k, self.env, strong(self.env.default_params)))(keys)
+
+    def ask(self, key: PRNGKeyArray, now: State) -> tuple[Array | None, Any]:
+        """What the teacher would do, for every actor, and its memory."""
+        if self.teacher is None:
+            return None, None
+        keys = jax.random.split(key, self.config.num_envs)
+        shape = self.env.observation_space().shape
+        obs = now.obs.reshape(self.config.num_envs, *((self.env.num_agents,) if self.env.agents else ()), *shape)
+        inputs = [keys, now.teacher, obs, jax.vmap(self.env.mask)(now.episodes)]
+        if isinstance(self.teacher, PrivilegedAgent):
+            inputs.append(now.episodes)
+        action, memory = jax.vmap(self.teacher.act)(*inputs)
+        shape = np.shape(self.env.passive_action)[1 if self.env.agents else 0 :]
+        return self.per_actor(action, shape), memory
 
     # network
 
@@ -535,12 +583,14 @@ class Learner:
     def collect(self, state: State) -> tuple[State, Rollout]:
         """T steps of every environment."""
         config, actor = self.config, state.params["actor"]
-        key, key_env, key_noise = jax.random.split(state.key, 3)
+        key, key_env, key_noise, key_advice = jax.random.split(state.key, 4)
         keys = jax.random.split(key_env, (config.rollout_steps, config.num_envs))
+        key_teacher = jax.random.split(key_advice, (config.rollout_steps, 2))
         noises = self.actions.noise(key_noise, (config.rollout_steps, self.num_actors))
 
-        def step(now: State, draws: tuple[Array, Array]) -> tuple[State, Rollout]:
-            keys, noise = draws
+        def step(now: State, draws: tuple[Array, Array, Array]) -> tuple[State, Rollout]:
+            keys, noise, key_teacher = draws
+            advice, teacher = self.ask(key_teacher[0], now)
             mask, privileged = self.masks(now.episodes), self.see_hidden(now.episodes)
             obs, hidden = self.perceive(now.hidden, now.first, now.obs)
             x = self.remember(actor, self.standardise(now.observations, obs), hidden, now.first)
@@ -572,11 +622,20 @@ class Learner:
                 terminated=terminated,
                 done=done,
                 privileged=privileged,
+                advice=advice,
                 finished_return=jnp.where(done, episode_return, 0.0),
                 finished_length=jnp.where(done, episode_length, 0.0),
             )
+            if teacher is not None:
+                ended = terminated.reshape(config.num_envs, -1)[:, 0] | truncated
+                teacher = jax.lax.cond(
+                    jnp.any(ended),
+                    lambda: jax.vmap(select)(ended, self.greet(key_teacher[1], episodes), teacher),
+                    lambda: teacher,
+                )
             now = now._replace(
                 episodes=episodes,
+                teacher=teacher,
                 obs=self.per_actor(raw, (self.obs_size,)),
                 first=done,
                 hidden=hidden,
@@ -586,7 +645,7 @@ class Learner:
             )
             return now, rollout
 
-        return jax.lax.scan(step, state._replace(key=key), (keys, noises))
+        return jax.lax.scan(step, state._replace(key=key), (keys, noises, key_teacher))
 
     # estimate
 
@@ -612,8 +671,8 @@ class Learner:
 
     # improve
 
-    def loss(self, params: Params, batch: Batch) -> tuple[Array, dict[str, Array]]:
-        """Clipped surrogate, squared value error and entropy of a minibatch."""
+    def loss(self, params: Params, batch: Batch, imitation: Array) -> tuple[Array, dict[str, Array]]:
+        """Clipped surrogate, squared value error, entropy, and distance to a teacher, of a minibatch."""
         config, actor = self.config, params["actor"]
         x = self.remember_all(actor, batch.obs, batch.hidden, batch.first)
         outputs = self.decide(actor, x)
@@ -625,7 +684,11 @@ class Learner:
         value_loss = 0.5 * jnp.square(values - batch.target).mean()
         entropy = jnp.mean(self.actions.entropy(actor, outputs, batch.mask))
         total = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
-        return total, {
+        metrics = {}
+        if batch.advice is not None:
+            distance = self.actions.distance(outputs, batch.mask, batch.advice, config.imitate).mean()
+            total, metrics = total + imitation * distance, {"imitation_loss": distance}
+        return total, metrics | {
             "policy_loss": policy_loss,
             "value_loss": value_loss,
             "entropy": entropy,
@@ -660,6 +723,7 @@ class Learner:
             action=rollout.action,
             log_prob=rollout.log_prob,
             privileged=rollout.privileged,
+            advice=rollout.advice,
             advantage=(advantages - advantages.mean()) / (deviation + 1e-8),
             target=targets,
         )
@@ -669,9 +733,12 @@ class Learner:
         key, key_shuffle = jax.random.split(state.key)
         order = jax.vmap(lambda k: jax.random.permutation(k, count))(jax.random.split(key_shuffle, config.epochs))
 
+        trained = state.updates.astype(jnp.float32) / (config.updates * config.imitation_share)
+        imitation = config.imitation_coef * jnp.maximum(0.0, 1.0 - trained)
+
         def descend(carry: tuple[Params, Any], chosen: Array) -> tuple[tuple[Params, Any], dict[str, Array]]:
             params, optimizer = carry
-            gradients, metrics = jax.grad(self.loss, has_aux=True)(params, batch.take(chosen))
+            gradients, metrics = jax.grad(self.loss, has_aux=True)(params, batch.take(chosen), imitation)
             changes, optimizer = self.optimizer.update(gradients, optimizer, params)
             return (optax.apply_updates(params, changes), optimizer), metrics
 
@@ -690,6 +757,19 @@ class Learner:
             params=params, optimizer=optimizer, observations=stats.update(seen), key=key, updates=state.updates + 1
         )
         return state, metrics
+
+
+def teacher_of(env: Environment, config: Config) -> Agent | PrivilegedAgent | None:
+    """The agent that `config.teacher` names, checked."""
+    if not config.teacher:
+        return None
+    agents = agents_for(env)
+    if config.teacher not in agents:
+        raise ValueError(f"teacher = {config.teacher!r} is no agent of {env.id}; there are: {', '.join(agents)}")
+    components = np.size(env.passive_action) // env.num_agents
+    if any(not 0 <= i < components for i in config.imitate):
+        raise ValueError(f"imitate = {config.imitate} must be components of the action, 0 to {components - 1}")
+    return agents[config.teacher]
 
 
 def _flattening_step(env: Environment) -> Callable[[Array, Episode, Array], Any]:

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from agents.jax import ppo
 from agents.jax.policy import export
 from agents.jax.ppo import Categorical, Config, Gaussian, Learner, Moments, Trainer, actions_of, gae, orthogonal
 from qkd_gym.envs.core import select
-from qkd_gym.evaluation.agent import PassiveAgent
+from qkd_gym.evaluation.agent import PassiveAgent, PrivilegedAgent
 from qkd_gym.evaluation.policy_file import LearnedPolicy
 from qkd_gym.evaluation.runner import evaluate
 from tests.agents.tasks import Dials, Recall
@@ -263,6 +264,50 @@ def test_an_exported_policy_acts_as_the_learner(fixture, request):
         np.testing.assert_allclose(action, expected, atol=1e-5)
 
 
+# --- teacher ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Pull(PrivilegedAgent):
+    """Knows the position and pulls it back; counts its steps."""
+
+    def init(self, key, env, params, trace):
+        return jnp.int32(0)
+
+    def act(self, key, carry, obs, mask, episode):
+        return jnp.clip(-5 * episode.state.position, -1, 1)[None], carry + 1
+
+
+@pytest.fixture
+def pull(monkeypatch):
+    monkeypatch.setattr(ppo, "agents_for", lambda env: {"pull": Pull()})
+
+
+TAUGHT = dataclasses.replace(SMALL, teacher="pull", imitation_coef=10.0, imitation_share=1.0)
+
+
+def test_a_teacher_is_imitated(pull):
+    config = dataclasses.replace(TAUGHT, steps=32 * 16 * 12, learning_rate=1e-2, gamma=0.0)
+    trainer, state, metrics = trained(Walk(), config)
+    _, late = trainer.run(state, 1)
+    assert late["imitation_loss"][0] < 0.02 < metrics["imitation_loss"][0]
+
+
+def test_a_teacher_forgets_when_an_episode_ends(pull):
+    learner = Learner(Walk(), TAUGHT)
+    state, rollout = jax.jit(learner.collect)(jax.jit(learner.init)(jax.random.key(0)))
+    assert np.asarray(rollout.done).any(0).all() and int(state.teacher.max()) < 7  # episodes last seven steps at most
+    np.testing.assert_array_equal(state.teacher, state.episode_length.astype(jnp.int32))
+    np.testing.assert_allclose(rollout.advice[..., 0], np.clip(-5 * np.asarray(rollout.obs[..., 0]), -1, 1), atol=1e-6)
+
+
+def test_unknown_teachers_are_refused():
+    with pytest.raises(ValueError, match="'sage' is no agent of qkd/Walk-v0; there are: random, passive"):
+        Learner(Walk(), dataclasses.replace(SMALL, teacher="sage"))
+    with pytest.raises(ValueError, match="components of the action, 0 to 0"):
+        Learner(Walk(), dataclasses.replace(SMALL, teacher="passive", imitate=(1,)))
+
+
 # --- seeds ------------------------------------------------------------------------------------------------------------
 
 
@@ -317,6 +362,7 @@ def test_updates_do_not_depend_on_how_they_are_chunked(walk):
         ({"critic": "privileged"}, "bootstrap = false"),
         ({"hidden": (8, 0)}, "hidden"),
         ({"gamma": float("nan")}, "gamma"),
+        ({"imitation_share": 0.0}, "imitation_share"),
     ],
 )
 def test_bad_options_are_refused(changes, word):
