@@ -177,10 +177,9 @@ class Twin:
             *reference,
         ]
         obs = self.stack([o.minimum(o.maximum(v, -1.0), 1.0) for v in raw])
-        eta_fibre = o.exp(-self.fibre_loss_db * math.log(10) / 10)
         info = {
             "secret_bits": secret,
-            "certifiable_bits": -o.log1p(-eta_fibre) / LN2 * pulses,
+            "certifiable_bits": self._certifiable(pulses, x),
             "skr_bps": secret / self.step_s,
             "qber": m_key / o.maximum(n_key, 1.0),
             "qber_x": m_test / o.maximum(n_test, 1.0),
@@ -188,7 +187,7 @@ class Twin:
         }
         return obs, secret / self.ideal_bits, False, self.time >= self.max_steps, info
 
-    # ---- optics -------------------------------------------------------------------------------------------------------
+    # ---- optics ------------------------------------------------------------------------------------------------------
 
     def _mul(self, p: Q, q: Q) -> Q:
         a, b, c, d = p
@@ -220,12 +219,11 @@ class Twin:
         sign = 1 if (j - i) % 3 == 2 else -1
         return 2 * (q[1 + i] * q[1 + j] + sign * q[0] * q[4 - i - j])
 
-    # ---- counts and key -----------------------------------------------------------------------------------------------
+    # ---- counts and key ----------------------------------------------------------------------------------------------
 
     def _means(self, z: Any, x: Any, live: Any) -> tuple[list[tuple[Any, Any]], Any]:
         o, dark = self.o, self.dark_count_prob_per_gate
-        loss = self.fibre_loss_db + self.receiver_loss_db
-        eta = o.exp(-loss * math.log(10) / 10) * self.detector_efficiency
+        eta = self._transmittance()
         source = ((self.signal_intensity, self.signal_prob), (self.decoy_intensity, 1 - self.signal_prob))
         dark_log = o.log1p(-2 * dark)
         detect = [-o.expm1(dark_log - eta * mu) for mu, _ in source]
@@ -239,6 +237,19 @@ class Twin:
                 n = pulses * share * p
                 means.append((n * d, n * (dark + error * lit)))
         return means, pulses
+
+    def _transmittance(self) -> Any:
+        loss = self.fibre_loss_db + self.receiver_loss_db
+        return self.o.exp(-loss * math.log(10) / 10) * self.detector_efficiency
+
+    def _certifiable(self, pulses: Any, error: Any) -> Any:
+        """Vacuum and single-photon clicks of the key basis, at the true error of the test basis."""
+        o, eta, dark, q = self.o, self._transmittance(), self.dark_count_prob_per_gate, self.key_basis_prob
+        source = ((self.signal_intensity, self.signal_prob), (self.decoy_intensity, 1 - self.signal_prob))
+        none, one = (sum(p * mu**n * o.exp(-mu) for mu, p in source) for n in (0, 1))
+        single = eta + 2 * dark * (1 - eta)
+        phase = o.minimum((dark + error * eta) / single, 0.5)
+        return pulses * q * q * (none * 2 * dark + one * single * (1 - self._entropy(phase)))
 
     def _entropy(self, x: Any) -> Any:
         x = self.o.minimum(self.o.maximum(x, 1e-15), 1 - 1e-15)

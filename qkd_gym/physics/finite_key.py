@@ -168,6 +168,38 @@ def counts_of(settings: BlockSettings, link: BlockLink, pulses: ArrayLike) -> Bl
     return expected_counts(pulses, settings.key_basis_prob, settings.probabilities, clicks, clicks)
 
 
+def certifiable_bits(
+    pulses: ArrayLike,
+    key_basis_prob: ArrayLike,
+    intensities: ArrayLike,
+    probabilities: ArrayLike,
+    transmittance: ArrayLike,
+    dark_count_prob_per_gate: ArrayLike,
+    afterpulse_prob: ArrayLike = 0.0,
+    misalignment_error: ArrayLike = 0.0,
+) -> Float[Array, "..."]:
+    """Mean key that `pulses` could yield with photon numbers known, an endless block and nothing disclosed, in bit.
+
+    n q^2 (1 + p_ap) [tau_0 Y_0 + tau_1 Y_1 (1 - h(e_1))]: the vacuum and single-photon terms of Lim 2014, eq. 1, with
+    the true yields Y_0 = 2 p_dc, Y_1 = 1 - (1 - 2 p_dc)(1 - eta) and the true single-photon error e_1 of `lim_channel`
+    in place of bounds. Convex in the error, so that a sum over steps bounds the key of the steps pooled.
+
+    Args:
+        intensities, probabilities: `(..., k)`; the rest is `(...)`.
+        misalignment_error: of the *test* basis, whose error is the key's phase error; above 1/2 it counts as 1/2.
+    """
+    n, q, mu, p, eta, dark, after, mis = as_float(
+        pulses, key_basis_prob, intensities, probabilities,
+        transmittance, dark_count_prob_per_gate, afterpulse_prob, misalignment_error,
+    )  # fmt: skip
+    tau_0, tau_1 = _tau(columns(mu), columns(p))
+    single = eta + 2 * dark * (1 - eta)
+    lit = single > 0
+    wrong = (dark + mis * eta + 0.5 * after * single) / (jnp.where(lit, single, 1) * (1 + after))
+    secret = 1 - binary_entropy(jnp.clip(wrong, 0, 0.5))
+    return n * q * q * (1 + after) * (tau_0 * 2 * dark + tau_1 * single * secret)
+
+
 def two_decoy_key(
     counts: BlockCounts,
     intensities: ArrayLike,

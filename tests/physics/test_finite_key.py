@@ -306,3 +306,28 @@ def test_gradient_ascent_reaches_the_published_optimum(length_km, block, best, x
 
     reached = float(ascend(jnp.array([1.0, 0.0, -0.7, 0.5, 1.0, 0.5])))
     assert 0.99 <= reached / best <= 1 + 1e-6
+
+
+@pytest.mark.parametrize(("k", "reached"), [(2, 0.5), (3, 0.85)])
+def test_certifiable_bits_bound_every_key(k, reached, dtype):
+    """Above the key of any block, errors corrected for free; nearly reached by a huge block; below PLOB."""
+    lengths = np.linspace(0, 120, 24).astype(dtype)
+    eta = fibre.transmittance_from_db(0.2 * lengths) * 0.1
+    for mis, after in ((0.0, 0.0), (0.005, 0.04), (0.05, 0.0)):
+        rate = fk.certifiable_bits(dtype.type(1), 0.9, MU[k], P[k], eta, 6e-7, after, mis)
+        assert rate.dtype == dtype and np.all(rate < information.plob_bound(eta))
+        for pulses in (1e9, 1e12, 1e16):
+            key, _ = key_at(k, length_km=lengths, pulses=dtype.type(pulses), mis=mis, after=after, f=0.0)
+            assert np.all(key.raw_bits / pulses <= rate * (1 + (0 if dtype == np.float64 else 1e-5)))
+        assert np.all(key.raw_bits[:12] / pulses >= reached * rate[:12])
+
+
+def test_certifiable_bits_of_pooled_steps(dtype):
+    """Steps summed bound the steps pooled, whatever their errors; a test basis of noise leaves the vacuum clicks."""
+    mis = np.linspace(0, 0.9, 19).astype(dtype)
+    bits = np.asarray(fk.certifiable_bits(dtype.type(1e8), 0.9, MU[2], P[2], 0.01, 0.0, 0.0, mis))
+    assert np.all(np.diff(bits) <= 0) and np.all(np.diff(bits, 2) >= -1e-6 * bits[0])  # falling and convex
+    np.testing.assert_array_equal(bits[mis >= 0.5], 0)
+    dark = fk.certifiable_bits(dtype.type(1), 1.0, MU[2], P[2], 0.01, 1e-5, 0.0, 0.5)
+    empty = np.sum(np.multiply(P[2], np.exp(np.negative(MU[2]))))
+    np.testing.assert_allclose(dark, empty * 2e-5, rtol=1e-6)

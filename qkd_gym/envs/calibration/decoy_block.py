@@ -24,7 +24,14 @@ from qkd_gym.physics.disturbance import (
     stationary_storm_prob,
 )
 from qkd_gym.physics.drift import jump_step, ornstein_uhlenbeck_step
-from qkd_gym.physics.finite_key import BlockCounts, Distillation, expected_counts, lim_channel, two_decoy_key
+from qkd_gym.physics.finite_key import (
+    BlockCounts,
+    Distillation,
+    certifiable_bits,
+    expected_counts,
+    lim_channel,
+    two_decoy_key,
+)
 from qkd_gym.physics.information import NEPER_PER_DB
 from qkd_gym.physics.sampling import clicks_and_errors, step_noise
 
@@ -234,7 +241,7 @@ class DecoyBlock(Environment[DecoyBlockState, DecoyBlockParams]):
     }
     metrics: ClassVar = {
         "secret_bits": "secret bit: change of what the pooled block would pay, settled and open blocks together",
-        "certifiable_bits": "secret bit: mean single-photon and vacuum clicks of the key basis; 0 in a spoilt slice",
+        "certifiable_bits": "secret bit: mean vacuum and single-photon clicks, true phase error; 0 in a spoilt slice",
         "skr_bps": "bit/s: secret_bits over the slice's duration",
         "qber": "error rate of the key basis in the slice [-]",
         "event": "1 where an event spoilt the slice and its block",
@@ -502,15 +509,16 @@ def _loss(walk: Any, steps_db: Any, time: Any, params: DecoyBlockParams) -> Arra
 
 
 def _certifiable_bits(loss_db: Array, settings: Settings, params: DecoyBlockParams) -> Array:
-    """Mean clicks of one slice that no eavesdropper can share: vacuum and single-photon ones, in the key basis."""
-    mu, p = _source(settings, params)
-    vacuum = p * jnp.exp(-mu)
-    single = jnp.sum(vacuum * mu)
-    light = params.receiver_efficiency * jnp.exp(-NEPER_PER_DB * loss_db)
-    dark = 2 * params.dark_count_prob_per_gate
-    clicks = jnp.sum(vacuum) * dark + single * (light + dark)
-    sent = params.clock_hz * params.slice_s * settings.key_basis_prob * settings.key_basis_prob
-    return sent * clicks * (1 + params.afterpulse_prob)
+    """What a quiet slice holds for the key: its true vacuum and single-photon clicks at their true phase error."""
+    return certifiable_bits(
+        params.clock_hz * params.slice_s,
+        settings.key_basis_prob,
+        *_source(settings, params),
+        params.receiver_efficiency * jnp.exp(-NEPER_PER_DB * loss_db),
+        params.dark_count_prob_per_gate,
+        params.afterpulse_prob,
+        params.misalignment_error,
+    )
 
 
 def _sample(mean: Float[Array, "12"], uniforms: Float[Array, "12"]) -> Float[Array, "12"]:
