@@ -16,7 +16,7 @@ from qkd_gym.evaluation.policy_file import PolicySpec
 def export(
     env: Environment, config: Config, state: State, provenance: Mapping[str, Any] | None = None
 ) -> tuple[PolicySpec, dict[str, np.ndarray]]:
-    """Spec and tensors of the actor of one seed's state, for `save_policy`. It acts by its mode, without noise."""
+    """Spec and tensors of the actor of one seed's state, for `save_policy`."""
     actor = jax.device_get(state.params["actor"])
     size = config.stack * int(np.prod(env.observation_space().shape))
     weights = {"obs.mean": np.zeros(size, np.float32), "obs.std": np.ones(size, np.float32)}
@@ -30,6 +30,8 @@ def export(
         weights |= {"gru.kernel_i": gru["input"]["kernel"], "gru.bias_i": gru["input"]["bias"]}
         weights |= {"gru.kernel_h": gru["hidden"]["kernel"], "gru.bias_h": gru["hidden"]["bias"]}
     weights |= {"head.kernel": actor["head"]["kernel"], "head.bias": actor["head"]["bias"]}
+    if config.stochastic and "log_std" in actor:
+        weights["head.log_std"] = actor["log_std"]
     spec = PolicySpec.for_env(
         env,
         hidden=config.hidden,
@@ -37,6 +39,7 @@ def export(
         activation=config.activation,
         history=config.stack,
         obs_clip=OBSERVATION_CLIP if config.normalize_observations else 0.0,
+        stochastic=config.stochastic,
         provenance=dict(provenance or {}),
     )
     return spec, weights

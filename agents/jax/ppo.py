@@ -27,8 +27,6 @@ from qkd_gym.evaluation.agent import Agent, PrivilegedAgent
 
 Params = dict[str, Any]
 
-#: Beyond this distance to a teacher the loss grows linearly: where all is lost, its advice is extreme.
-IMITATION_HUBER = 0.2
 #: Standardised observations are clipped to this many deviations.
 OBSERVATION_CLIP = 10.0
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu}
@@ -70,6 +68,7 @@ class Config:
     imitation_share: float = _option(0.5, "share of the training after which that weight has fallen to zero")
     imitate: tuple[int, ...] = _option((), "components of the action that the teacher knows; none given: all")
     initial_log_std: float = _option(-0.5, "log standard deviation of continuous actions at the start")
+    stochastic: bool = _option(False, "the saved policy keeps drawing its actions; false: it acts by its mode")
     stagger: bool = _option(True, "start the first episodes at random clocks, so that they do not end in step")
 
     def __post_init__(self) -> None:
@@ -162,7 +161,7 @@ class Gaussian:
 
     def distance(self, outputs, mask, action, components):
         chosen = list(components or range(self.num_outputs))
-        return optax.huber_loss(outputs[..., chosen], action[..., chosen], delta=IMITATION_HUBER).mean(-1)
+        return 0.5 * jnp.square(outputs[..., chosen] - action[..., chosen]).mean(-1)
 
 
 @dataclasses.dataclass(frozen=True)

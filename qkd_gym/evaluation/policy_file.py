@@ -13,7 +13,9 @@ Without torso layers the GRU, or else the head, reads the normalised observation
 
 The head's outputs become an action deterministically: ``continuous``: the mean, clipped to the bounds or squashed by
 tanh onto them; ``discrete``: the largest logit among the legal actions; ``multidiscrete``: the largest of each
-component's logits, which are concatenated. In a multi-agent task every agent runs the same network.
+component's logits, which are concatenated. A ``stochastic`` policy, whose own noise probes what it controls, draws
+instead: normal around the mean with the deviation ``exp(head.log_std)`` (before clip or tanh), or from the softmax of
+the logits. In a multi-agent task every agent runs the same network.
 """
 
 from __future__ import annotations
@@ -65,6 +67,7 @@ class PolicySpec:
         squash: how a continuous mean meets its bounds: "clip" (PPO) or "tanh" (SAC).
         history: observations that the network sees at once.
         obs_clip: bound of the normalised observation; 0: none.
+        stochastic: draw the action rather than take the mode; continuous policies then have ``head.log_std``.
         name: name in tables; "" takes the file's name.
         provenance: who trained it: algorithm, steps, seed, commit, ... (any JSON). Says nothing about how to run it.
     """
@@ -79,6 +82,7 @@ class PolicySpec:
     squash: str = "clip"
     history: int = 1
     obs_clip: float = 0.0
+    stochastic: bool = False
     name: str = dataclasses.field(default="", compare=False)
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
@@ -116,7 +120,12 @@ class PolicySpec:
                 shapes |= {"gru.kernel_i": (width, gates), "gru.kernel_h": (self.gru, gates)}
                 shapes |= {"gru.bias_i": (gates,), "gru.bias_h": (gates,)}
                 width = self.gru
-        return shapes | {"head.kernel": (width, self.head_size), "head.bias": (self.head_size,)}
+        shapes |= {"head.kernel": (width, self.head_size), "head.bias": (self.head_size,)}
+        return shapes | ({"head.log_std": (self.head_size,)} if self._draws_normal else {})
+
+    @property
+    def _draws_normal(self) -> bool:
+        return self.stochastic and self.action_kind == "continuous"
 
     @property
     def parameters(self) -> int:
@@ -131,7 +140,7 @@ class PolicySpec:
 
 @struct.dataclass
 class LearnedPolicy(Agent[Any]):
-    """A policy from a file: deterministic, pure JAX. Policies of one spec share a compiled program."""
+    """A policy from a file, in pure JAX. Policies of one spec share a compiled program."""
 
     weights: Any = struct.field(None, doc="tensors by name, float32")
     spec: Any = struct.field(None, static=True, doc="the PolicySpec")
@@ -149,12 +158,14 @@ class LearnedPolicy(Agent[Any]):
 
     def act(self, key: PRNGKeyArray, carry: Any, obs: Array, mask: Array | None) -> tuple[Array, Any]:
         history, hidden, bounds = carry
-        one = self._decide if history.ndim == 2 else jax.vmap(self._decide, (0, 0, 0, 0, None))
-        action, history, hidden = one(obs, history, hidden, mask, bounds)
+        one = self._decide
+        if history.ndim == 3:
+            one, key = jax.vmap(one, (0, 0, 0, 0, 0, None)), jax.random.split(key, history.shape[0])
+        action, history, hidden = one(key, obs, history, hidden, mask, bounds)
         return action, (history, hidden, bounds)
 
     def _decide(
-        self, obs: Array, history: Array, hidden: Array, mask: Array | None, bounds: Any
+        self, key: PRNGKeyArray, obs: Array, history: Array, hidden: Array, mask: Array | None, bounds: Any
     ) -> tuple[Array, Array, Array]:
         spec, w = self.spec, self.weights
         seen = jnp.concatenate([history, obs.reshape(1, -1)])
@@ -166,6 +177,10 @@ class LearnedPolicy(Agent[Any]):
             if i == 0 and spec.gru:
                 x = hidden = gru_cell(w, x, hidden)
         out = x @ w["head.kernel"] + w["head.bias"]
+        if spec.stochastic:  # the largest of logits plus Gumbel noise is a draw from their softmax
+            draw = jax.random.normal if spec.action_kind == "continuous" else jax.random.gumbel
+            scale = jnp.exp(w["head.log_std"]) if spec.action_kind == "continuous" else 1.0
+            out = out + scale * draw(key, out.shape, jnp.float32)
         return self._action(out, mask, bounds), seen[1:], hidden
 
     def _action(self, out: Array, mask: Array | None, bounds: Any) -> Array:
@@ -279,6 +294,8 @@ def _check_spec(spec: PolicySpec) -> None:
         raise PolicyFileError(f"action_sizes = {list(spec.action_sizes)} does not fit {spec.action_kind} actions")
     if not isinstance(spec.obs_clip, (int, float)) or not 0 <= spec.obs_clip < math.inf:
         raise PolicyFileError(f"obs_clip = {spec.obs_clip!r} must be a finite number, 0 for none")
+    if not isinstance(spec.stochastic, bool):
+        raise PolicyFileError(f"stochastic = {spec.stochastic!r} must be true or false")
     if not isinstance(spec.name, str) or not isinstance(spec.provenance, Mapping):
         raise PolicyFileError("name must be a string and provenance a JSON object")
 
@@ -317,8 +334,9 @@ def _read_checked(path: Path, tensors: bool) -> tuple[PolicySpec, dict[str, np.n
             arrays = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}
     except (safetensors.SafetensorError, TypeError, ValueError, OSError) as error:
         with path.open("rb") as raw:
-            start = raw.read(2)
-        if start == b"PK" or start[:1] == b"\x80":
+            start = raw.read(9)
+        # Ours start with the length of a JSON header, whose low byte may be a pickle's first.
+        if start[:2] == b"PK" or (start[:1] == b"\x80" and start[8:] != b"{"):
             raise PolicyFileError(
                 "a pickle or zip checkpoint (SB3, PyTorch); those can run code and are never loaded. "
                 "Save the policy with qkd_gym.evaluation.policy_file.save_policy, or export it to ONNX"

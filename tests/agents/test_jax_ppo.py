@@ -308,6 +308,16 @@ def test_unknown_teachers_are_refused():
         Learner(Walk(), dataclasses.replace(SMALL, teacher="passive", imitate=(1,)))
 
 
+def test_a_stochastic_policy_is_saved_with_its_deviation(walk):
+    trainer, state, _ = walk
+    drawing = policy(Walk(), dataclasses.replace(trainer.config, stochastic=True), state)
+    np.testing.assert_array_equal(drawing.weights["head.log_std"], state.params["actor"]["log_std"][0])
+    returns = [
+        evaluate(Walk(), agent, 64, seed=5).returns for agent in (policy(Walk(), trainer.config, state), drawing)
+    ]
+    assert 0 < np.mean(returns[0] - returns[1]) < 0.5  # its noise costs a little
+
+
 # --- seeds ------------------------------------------------------------------------------------------------------------
 
 

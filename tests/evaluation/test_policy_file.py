@@ -90,7 +90,7 @@ def test_the_network_is_the_documented_one(fields, tmp_path):
     wide = (jnp.full(2, -1e6), jnp.full(2, 1e6))
     history, hidden, outs = jnp.zeros((spec.history - 1, 3)), jnp.zeros(spec.gru), []
     for obs in observations:
-        out, history, hidden = agent._decide(jnp.asarray(obs), history, hidden, None, wide)
+        out, history, hidden = agent._decide(jax.random.key(0), jnp.asarray(obs), history, hidden, None, wide)
         outs.append(out)
     np.testing.assert_allclose(outs, by_hand(spec, weights, observations), rtol=2e-5, atol=2e-5)
 
@@ -131,6 +131,33 @@ def test_actions():
     many = PolicySpec.for_env(ManyChoices())
     logits = jnp.asarray([1.0, 2, 0, 0, 0, 9, 5, 1, 1])
     np.testing.assert_array_equal(LearnedPolicy(spec=many)._action(logits, None, (0, 0)), [1, 3, 0])
+
+
+def test_a_stochastic_policy_draws(tmp_path):
+    keys = jax.random.split(jax.random.key(0), 20_000)
+
+    def drawn(spec, weights, low, high, mask=None):
+        agent = load_policy(save_policy(tmp_path / "p.safetensors", spec, weights))
+        empty = (jnp.zeros(1), jnp.zeros((0, 1)), jnp.zeros(0), mask, (low, high))
+        return np.asarray(jax.vmap(lambda key: agent._decide(key, *empty)[0])(keys))
+
+    fields = dict(env_id="e", obs_size=1, stochastic=True)
+    spec = PolicySpec(action_kind="continuous", action_sizes=(2,), **fields)
+    assert spec.shapes["head.log_std"] == (2,)
+    plain = {"obs.mean": np.zeros(1), "obs.std": np.ones(1)}
+    mean, log_std = np.array([0.5, -1.0]), np.array([-1.0, 0.0])
+    weights = plain | {"head.kernel": np.zeros((1, 2)), "head.bias": mean, "head.log_std": log_std}
+    actions = drawn(spec, weights, jnp.float32(-9), jnp.float32(9))
+    # Five standard errors of 20,000 draws.
+    np.testing.assert_allclose((actions.mean(0) - mean) / np.exp(log_std), 0, atol=5 / np.sqrt(20_000))
+    np.testing.assert_allclose(actions.std(0), np.exp(log_std), rtol=5 / np.sqrt(40_000))
+    logits = np.log([0.2, 0.5, 0.3])
+    weights = plain | {"head.kernel": np.zeros((1, 3)), "head.bias": logits}
+    spec = PolicySpec(action_kind="discrete", action_sizes=(3,), **fields)
+    actions = drawn(spec, weights, jnp.int32(0), jnp.int32(0), jnp.asarray([True, False, True]))
+    assert set(actions) == {0, 2} and abs((actions == 0).mean() - 0.4) < 0.018
+    with pytest.raises(PolicyFileError, match="stochastic = 1"):
+        PolicySpec(**{**fields, "stochastic": 1}, action_kind="discrete", action_sizes=(3,))
 
 
 def test_it_plays(walk_file):
