@@ -68,7 +68,7 @@ types: $(VENV)/.dev  ## pyright on the package
 golden: $(VENV)/.dev  ## recompute the reference tables of the physics
 	@$(BIN)/python -m benchmarks.validation.golden tests/golden/*.csv
 
-reference: $(VENV)/.dev  ## recompute the frozen reference scores (hours; resumes if killed)
+reference: $(VENV)/.dev  ## recompute the frozen reference scores (long; resumes if killed)
 	@$(BIN)/python -m benchmarks.reference
 
 throughput: $(CONSUMERS)/.ready  ## speed against other suites and hand-written twins, alternating in one run

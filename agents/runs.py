@@ -24,7 +24,7 @@ from qkd_gym.evaluation.protocol import PROTOCOLS
 from qkd_gym.evaluation.runner import EpisodeResults, evaluate, evaluate_vector
 from qkd_gym.evaluation.scores import MissingReference, physical, reference_for, score
 from qkd_gym.evaluation.soundness import violations
-from qkd_gym.evaluation.statistics import Interval, bootstrap, iqm, mean, stratified_bootstrap
+from qkd_gym.evaluation.statistics import Interval, bootstrap, iqm, stratified_bootstrap
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -212,22 +212,22 @@ class Evaluation:
 
 def _record(env: Environment, results: Mapping[int, EpisodeResults], episodes: int, seed: int) -> dict[str, Any]:
     record: dict[str, Any] = {"scenario": env.scenario, "episodes": episodes, "evaluation_seed": seed}
-    returns = np.stack([np.where(violations(r), 0.0, r.returns) for r in results.values()])
+    returns = [bootstrap(np.where(violations(r), 0.0, r.returns)) for r in results.values()]
     record["returns"] = _over_seeds(returns, list(results))
     record["violations"] = int(sum(violations(r).sum() for r in results.values()))
     with contextlib.suppress(MissingReference):
         reference = reference_for(env)
-        scores = np.stack([score(r, reference).per_episode for r in results.values()])
-        record["scores"] = _over_seeds(scores, list(results))
+        lines = [score(r, reference) for r in results.values()]
+        record["scores"] = _over_seeds([line.score for line in lines], list(results))
     first = next(iter(results.values()))
     record["physical"] = {unit: dataclasses.asdict(interval) for unit, interval in physical(first).items()}
     return record
 
 
-def _over_seeds(values: np.ndarray, seeds: list[int]) -> dict[str, Any]:
-    """`values` (seeds, episodes): each seed's mean with its interval over episodes, and all seeds' IQM over seeds."""
-    each = {str(s): dataclasses.asdict(bootstrap(row)) for s, row in zip(seeds, values, strict=True)}
-    means = mean(values)
+def _over_seeds(intervals: list[Interval], seeds: list[int]) -> dict[str, Any]:
+    """Each seed's mean with its interval over episodes, and all seeds' IQM with its interval over seeds."""
+    each = {str(s): dataclasses.asdict(interval) for s, interval in zip(seeds, intervals, strict=True)}
+    means = np.array([interval.value for interval in intervals])
     summary = {"seeds": each, "iqm": float(iqm(means))}
     if len(seeds) > 1:
         summary["interval"] = dataclasses.asdict(stratified_bootstrap(means[:, None]))

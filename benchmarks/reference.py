@@ -1,16 +1,16 @@
 """Recompute the frozen reference scores: `python -m benchmarks.reference`.
 
 On every scenario of every task, `zero` is what nobody at the knobs earns, `one` the best oracle or bound, `practice`
-the best practice agent and `ceiling` the best agent known that uses no hidden state at run time. Candidates of a kind
-are compared on the first stretch of episodes, the best of each kind plays all of them. Finished stretches are kept, so
-a killed run goes on.
+the best practice agent and `ceiling` the best agent known that uses no hidden state at run time. They play the
+protocol's own episodes, and what each earned in each episode is kept: entries are compared with them episode by
+episode. Candidates of a kind are compared on the first stretch of episodes, the best of each kind plays all of them.
+Finished stretches are kept, so a killed run goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,16 +25,17 @@ from agents.registry import agents_for
 from benchmarks.leaderboard.jobs import ROOT, Job, commit, keep_compiled_programs, merge
 from qkd_gym import TASKS, make
 from qkd_gym.envs.core import Environment
-from qkd_gym.evaluation.protocol import REFERENCE_SEED
-from qkd_gym.evaluation.scores import SCHEMA, Anchor, Reference, read_references
+from qkd_gym.evaluation.protocol import EVALUATION_SEED, PROTOCOLS
+from qkd_gym.evaluation.scores import SCHEMA, Anchor, Reference, read_references, render
 from qkd_gym.evaluation.soundness import violations
-from qkd_gym.evaluation.statistics import bootstrap
+from qkd_gym.evaluation.statistics import Interval
 
 #: Called with what is being played and the stretches that this finished.
 Tick = Callable[[str, int], None]
 
 FILE = ROOT / "qkd_gym" / "evaluation" / "reference.json"
-STRETCH = 256
+#: Episodes of one evaluation that is kept; the protocol's, so that the leaderboard need not play them again.
+STRETCH = PROTOCOLS["full"].episodes
 #: Anchor -> role of its candidates. A task without a hands-off action names its own zero (`ZERO` below).
 ROLES = {"zero": "passive", "practice": "practice", "ceiling": "ceiling", "one": "oracle"}
 #: Task name -> agent that is its zero, where that is not `passive`.
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.reference", description=__doc__)
     parser.add_argument("--tasks", nargs="+", metavar="ID", help="task ids (default: all)")
     parser.add_argument("--scenarios", nargs="+", metavar="NAME", help="scenarios (default: all of each task)")
-    parser.add_argument("--episodes", type=int, default=2048, help=f"a multiple of {STRETCH} (default: 2048)")
+    parser.add_argument("--episodes", type=int, default=STRETCH, help=f"a multiple of {STRETCH} (default: {STRETCH})")
     parser.add_argument("--file", type=Path, default=FILE, help="default: the file that ships with the package")
     arguments = parser.parse_args(argv)
     if arguments.episodes < STRETCH or arguments.episodes % STRETCH:
@@ -92,8 +93,8 @@ def anchors(
     for anchor, names in kinds.items():
         trial = {name: _play(env, name, agents[name], STRETCH, tick).mean() for name in names}
         best = max(trial, key=lambda name: trial[name])
-        interval = bootstrap(_play(env, best, agents[best], episodes, tick, counted=STRETCH))
-        found[anchor] = Anchor(best, interval.value, interval.low, interval.high, episodes, REFERENCE_SEED)
+        anchored = Anchor.of(best, _play(env, best, agents[best], episodes, tick, counted=STRETCH), EVALUATION_SEED)
+        found[anchor], interval = anchored, Interval(anchored.mean, anchored.low, anchored.high)
         console.print(f"{env.id} {env.scenario:14s} {anchor:9s} {best:24s} {interval}", markup=False, highlight=False)
     if missing := {"zero", "one"} - set(found):
         raise SystemExit(f"reference: {env.id} ships no agent for {', '.join(sorted(missing))}")
@@ -106,7 +107,7 @@ def _play(env: Environment, name: str, agent: Any, episodes: int, tick: Tick, co
     pieces = []
     for first in range(0, episodes, STRETCH):
         tick(f"{env.id} {env.scenario} {name}", 0)
-        pieces.append(Job(env, name, agent, STRETCH, REFERENCE_SEED, first).run())
+        pieces.append(Job(env, name, agent, STRETCH, EVALUATION_SEED, first).run())
         tick(f"{env.id} {env.scenario} {name}", int(first >= counted))
     results = merge(pieces)
     if bad := int(violations(results).sum()):
@@ -122,15 +123,17 @@ def _store(path: Path, env: Environment, scale: dict[str, Anchor]) -> None:
         known: task for known, task in data["tasks"].items() if known == env.id or known.rpartition("-v")[0] != stem
     }
     task = tasks.setdefault(env.id, {"scenarios": {}})
-    rounded = {
-        name: {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in dataclasses.asdict(a).items()}
-        for name, a in scale.items()
-    }
-    scenarios = task["scenarios"] | {env.scenario: {**rounded, "version": qkd_gym.__version__, "commit": commit()}}
+    entries = {name: _entry(anchor) for name, anchor in scale.items()}
+    scenarios = task["scenarios"] | {env.scenario: {**entries, "version": qkd_gym.__version__, "commit": commit()}}
     task["scenarios"] = {name: scenarios[name] for name in env.scenarios if name in scenarios}
     part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps({"schema": SCHEMA, "tasks": dict(sorted(tasks.items()))}, indent=1) + "\n")
+    part.write_text(render({"schema": SCHEMA, "tasks": dict(sorted(tasks.items()))}) + "\n")
     part.replace(path)
+
+
+def _entry(anchor: Anchor) -> dict[str, Any]:
+    data = dataclasses.asdict(anchor)
+    return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in data.items()}
 
 
 if __name__ == "__main__":

@@ -289,9 +289,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         "version": _version(),
     }
     try:
-        line = score(results, reference_for(env))
+        reference = reference_for(env)
+        line = score(results, reference)
         report |= {"score": dataclasses.asdict(line.score), "return": dataclasses.asdict(line.mean_return)}
-        note = ""
+        report["paired"] = line.paired
+        frozen = f"the first {reference.zero.episodes} of seed {reference.zero.seed}"
+        note = "" if line.paired else f"scored against the means of other episodes, {frozen}: these are not frozen"
     except MissingReference as error:
         report |= {"score": None, "return": dataclasses.asdict(bootstrap(results.returns[~violations(results)]))}
         note = str(error)

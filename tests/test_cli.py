@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -11,7 +12,11 @@ import numpy as np
 import pytest
 
 from qkd_gym import cli, registration, rendering
+from qkd_gym.evaluation import scores
+from qkd_gym.evaluation.agent import PassiveAgent
 from qkd_gym.evaluation.policy_file import PolicySpec, save_policy
+from qkd_gym.evaluation.runner import evaluate
+from qkd_gym.evaluation.scores import Anchor
 from tests.evaluation import onnx_writer as onnx
 from tests.evaluation.test_policy_file import random_weights
 from tests.toys import Walk
@@ -65,6 +70,22 @@ def test_evaluate(run, policy):
     assert (report["env_id"], report["scenario"], report["episodes"]) == ("qkd/Walk-v0", "ood-fast", 8)
     assert report["role"] == "learned" and report["score"] is None and report["violations"] is None
     assert report["return"]["low"] <= report["return"]["value"] <= report["return"]["high"]
+
+
+def test_evaluate_on_the_frozen_episodes(run, monkeypatch):
+    """Fewer of them are scored against the same ones, other ones against the means; the output says which."""
+    seed, returns = 7001, evaluate(Walk(), PassiveAgent.of(Walk()), 16, seed=7001).returns
+    scale = {"zero": Anchor.of("passive", returns, seed), "one": Anchor.of("seer", returns + 1, seed)}
+    anchors = {name: dataclasses.asdict(anchor) for name, anchor in scale.items()}
+    data = {"schema": scores.SCHEMA, "tasks": {"qkd/Walk-v0": {"scenarios": {"training": anchors}}}}
+    monkeypatch.setattr(scores, "_shipped", lambda: data)
+    command = ("evaluate", "Walk", "--agent", "passive", "--json", "--episodes", "8")
+    report = json.loads(run(*command)[1])
+    assert report["paired"] and report["score"]["value"] == pytest.approx(0, abs=1e-4)  # five digits are kept
+    assert report["score"]["high"] - report["score"]["low"] < 1e-4
+    report = json.loads(run(*command, "--seed", "3")[1])
+    assert not report["paired"] and report["score"]["high"] - report["score"]["low"] > 0.1
+    assert "the first 16 of seed 7001" in run(*(a for a in command if a != "--json"), "--seed", "3")[1]
 
 
 def test_evaluate_onnx(run, tmp_path):

@@ -24,6 +24,7 @@ from benchmarks.leaderboard.entries import Board, Played, make_board
 from benchmarks.leaderboard.jobs import ROOT, Job, commit, footprint_of, keep_compiled_programs, processor
 from qkd_gym import TASKS, make
 from qkd_gym.evaluation.protocol import PROTOCOLS, Protocol
+from qkd_gym.evaluation.scores import Reference
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -100,7 +101,7 @@ def run(envs: list[Any], protocol: Protocol, console: Console) -> list[Board]:
 def _report(protocol: Protocol, boards: list[Board], seconds: float) -> dict[str, Any]:
     tasks: dict[str, Any] = {}
     for board in boards:
-        scale = None if board.reference is None else dataclasses.asdict(board.reference)
+        scale = None if board.reference is None else _anchors(board.reference)
         lines = [entry.as_json() for entry in board.entries]
         tasks.setdefault(board.env_id, {})[board.scenario] = {"reference": scale, "entries": lines}
     return {
@@ -111,6 +112,12 @@ def _report(protocol: Protocol, boards: list[Board], seconds: float) -> dict[str
         "seconds": round(seconds, 1),
         "tasks": tasks,
     }
+
+
+def _anchors(reference: Reference) -> dict[str, Any]:
+    """The scale without the single returns, which are in the reference file."""
+    anchors = {name: data for name, data in dataclasses.asdict(reference).items() if data is not None}
+    return {name: {k: v for k, v in data.items() if k != "returns"} for name, data in anchors.items()}
 
 
 if __name__ == "__main__":

@@ -44,7 +44,11 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Board:
-    """The lines of one task and scenario, in the order of `ROLES` and, within a role, of their means."""
+    """The lines of one task and scenario, in the order of `ROLES` and, within a role, of their means.
+
+    Attributes:
+        reference: the scale of the episodes played; None: there is none, and `note` says why.
+    """
 
     env_id: str
     scenario: str
@@ -72,7 +76,7 @@ def make_board(env: Environment, played: list[Played]) -> Board:
     """Score and rank what was played on one scenario."""
     note = ""
     try:
-        reference = reference_for(env)
+        reference = reference_for(env).over(played[0].results)
     except MissingReference as error:
         reference, note = None, str(error)
     scale = reference or _raw()

@@ -81,5 +81,7 @@ def _scale(board: Board) -> str:
         parts.append(f"* line to beat: {reference.practice.agent} {reference.score(reference.practice.mean):.3f}")
     if reference.ceiling is not None:
         parts.append(f"known to be reachable: {reference.ceiling.agent} {reference.score(reference.ceiling.mean):.3f}")
-    paired = "All play the same episodes; intervals are of the mean over links, equal ranks mean no paired difference."
+    paired = (
+        "All play the same episodes as 0 and 1 did; intervals are over links, equal ranks mean no paired difference."
+    )
     return "score: " + "; ".join(parts) + ".\n" + paired

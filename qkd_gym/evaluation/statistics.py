@@ -97,6 +97,44 @@ def stratified_bootstrap(
     return Interval(float(statistic(array.reshape(-1))), float(low), float(high))
 
 
+def bootstrap_ratio(
+    numerators: ArrayLike,
+    denominators: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Interval:
+    """Interval of `sum(numerators) / sum(denominators)`; episodes are redrawn, so that pairs stay together.
+
+    Redrawn samples whose denominators sum to nothing or less, possible where a few episodes make up the sum, have no
+    ratio and are left out.
+
+    Args:
+        numerators, denominators: `(n,)`, finite, of the same episodes; the denominators' sum is positive.
+    """
+    top, bottom = _checked(numerators, 1), _checked(denominators, 1)
+    if top.shape != bottom.shape:
+        raise ValueError(f"{len(top)} and {len(bottom)} episodes cannot be paired; play the same ones")
+    if not bottom.sum() > 0:
+        raise ValueError(f"the denominators sum to {bottom.sum():g}; a ratio needs a positive sum")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence = {confidence} must lie between 0 and 1")
+    n = len(top)
+    rng = np.random.default_rng(seed)
+    block = max(1, _BLOCK // n)
+    drawn = []
+    for start in range(0, resamples, block):
+        rows = rng.integers(0, n, (min(block, resamples - start), n))
+        above, below = top[rows].sum(axis=1), bottom[rows].sum(axis=1)
+        drawn.append(above[below > 0] / below[below > 0])
+    tail = 50 * (1 - confidence)
+    value = float(top.sum() / bottom.sum())
+    ratios = np.concatenate(drawn)
+    low, high = np.percentile(ratios, [tail, 100 - tail]) if ratios.size else (value, value)
+    return Interval(value, float(low), float(high))
+
+
 def paired_difference(
     first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = SEED
 ) -> Interval:

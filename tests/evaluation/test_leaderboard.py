@@ -50,7 +50,7 @@ def toy_world(monkeypatch, tmp_path):
         monkeypatch.setattr(module, "keep_compiled_programs", lambda: None)
     file = tmp_path / "reference.json"
     monkeypatch.setattr(scores, "_shipped", lambda: json.loads(file.read_text()))
-    file.write_text('{"schema": 1, "tasks": {}}')
+    file.write_text('{"schema": 2, "tasks": {}}')
     monkeypatch.setattr(reference, "STRETCH", 32)
     return file
 
@@ -165,9 +165,17 @@ def test_leaderboard_and_reference(toy_world, tmp_path, monkeypatch, capsys):
     assert [entry["role"] for entry in entries] == ["random", "passive", "practice", "practice", "oracle"]
     by_name = {entry["name"]: entry for entry in entries}
     assert (by_name["firm"]["rank"], by_name["seer"]["rank"]) == (1, None)
-    returns = evaluate(ENV, AGENTS["firm"], 32, seed=7001).returns.mean()
-    zero, one = frozen["training"]["zero"]["mean"], frozen["training"]["one"]["mean"]
-    np.testing.assert_allclose(by_name["firm"]["score"]["value"], (returns - zero) / (one - zero), rtol=1e-5)
+    # Of the 64 frozen episodes the quick protocol plays 32: on these, nobody and the oracle are the ends of the scale.
+    ends = [by_name[name]["score"] for name in ("passive", "seer")]
+    assert [list(end.values()) for end in ends] == [[0.0] * 3, [1.0] * 3]
+    zero, one, firm = (
+        evaluate(ENV, AGENTS[name], 32, seed=7001).returns.mean() for name in ("passive", "seer", "firm")
+    )
+    np.testing.assert_allclose(by_name["firm"]["score"]["value"], (firm - zero) / (one - zero), rtol=1e-4)
+    assert frozen["training"]["zero"]["episodes"] == len(frozen["training"]["zero"]["returns"]) == 64
+    scale = json.loads((out / "results.json").read_text())["tasks"]["qkd/WindyWalk-v0"]["training"]["reference"]
+    assert scale["zero"]["episodes"] == 32 and "returns" not in scale["zero"]
+    np.testing.assert_allclose([scale["zero"]["mean"], scale["one"]["mean"]], [zero, one], rtol=1e-4)
     assert (out / "leaderboard.png").stat().st_size > 5000
 
 

@@ -13,10 +13,11 @@ import pytest
 from qkd_gym import TASKS, make
 from qkd_gym.evaluation import scores
 from qkd_gym.evaluation.agent import PassiveAgent
-from qkd_gym.evaluation.protocol import EVALUATION_SEED, PROTOCOLS, REFERENCE_SEED, check_training_seed
+from qkd_gym.evaluation.protocol import EVALUATION_SEED, PROTOCOLS, check_training_seed
 from qkd_gym.evaluation.runner import EpisodeResults, evaluate
 from qkd_gym.evaluation.scores import Anchor, MissingReference, Reference, reference_for, score
 from qkd_gym.evaluation.soundness import is_checked, violations
+from qkd_gym.evaluation.statistics import bootstrap
 from tests.toys import Walk
 
 
@@ -24,14 +25,14 @@ def anchor(mean, agent="someone"):
     return Anchor(agent=agent, mean=mean, low=mean, high=mean, episodes=1, seed=0)
 
 
-def results(returns, **sums):
+def results(returns, seed=0, first=0, **sums):
     returns = np.asarray(returns, float)
     n = len(returns)
     return EpisodeResults(
         env_id="qkd/Walk-v0",
         scenario="training",
-        seed=0,
-        first=0,
+        seed=seed,
+        first=first,
         agent="x",
         returns=returns,
         agent_returns=returns[:, None],
@@ -47,10 +48,80 @@ SCALE = Reference(zero=anchor(2.0), one=anchor(6.0))
 
 def test_the_scale():
     line = score(results([2, 6, 4, 0]), SCALE)
+    assert not line.paired
     np.testing.assert_array_equal(line.per_episode, [0, 1, 0.5, -0.5])
     assert (line.score.value, line.mean_return.value, line.violations) == (0.25, 3.0, 0)
     with pytest.raises(ValueError, match="one above zero"):
         Reference(zero=anchor(1.0), one=anchor(1.0))
+
+
+# ---- the same episodes ----------------------------------------------------------------------------------------------
+
+#: Links that differ by far more than agents do: no mean over a few of them is near another.
+LUCK = np.exp(np.random.default_rng(0).normal(0, 2, 64))
+ZERO, ONE = 0.1 * LUCK, LUCK
+PAIRED = Reference(zero=Anchor.of("idle", ZERO, seed=7), one=Anchor.of("seer", ONE, seed=7))
+
+
+@pytest.mark.parametrize(("first", "episodes"), [(0, 64), (0, 32), (40, 24), (5, 1)])
+def test_anchors_score_exactly_0_and_1_on_their_episodes(first, episodes):
+    part = slice(first, first + episodes)
+    for returns, wanted in ((ZERO, 0.0), (ONE, 1.0)):
+        line = score(results(returns[part], seed=7, first=first), PAIRED)
+        assert line.paired
+        assert (line.score.value, line.score.low, line.score.high) == (wanted, wanted, wanted)
+        assert line.per_episode.mean() == pytest.approx(wanted, abs=1e-15)
+
+
+def test_a_score_is_a_ratio_of_means_over_the_same_episodes():
+    rng = np.random.default_rng(1)
+    mine = (ZERO + ONE) / 2 * rng.uniform(0.8, 1.2, 64)
+    got = results(mine[:16], seed=7)
+    line = score(got, PAIRED)
+    wanted = (mine[:16] - ZERO[:16]).sum() / (ONE[:16] - ZERO[:16]).sum()
+    assert line.score.value == pytest.approx(wanted, rel=1e-4)  # five digits are kept
+    assert line.per_episode.mean() == pytest.approx(line.score.value, rel=1e-12)
+    assert line.score.low < wanted < line.score.high
+    # Redrawn together, the luck of the links cancels; redrawn alone, it does not.
+    alone = bootstrap(line.per_episode)
+    assert line.score.high - line.score.low < 0.5 * (alone.high - alone.low)
+    scale = PAIRED.over(got)
+    assert scale.one.mean == pytest.approx(ONE[:16].mean(), rel=1e-4) and scale.one.episodes == 16
+
+
+def test_a_violation_scores_nothing_among_paired_episodes():
+    claimed = np.where(np.arange(64) % 2, 2.0, 1.0)
+    line = score(results(ONE, seed=7, secret_bits=claimed, certifiable_bits=np.ones(64)), PAIRED)
+    honest = np.arange(64) % 2 == 0
+    assert line.violations == 32 and np.all(line.per_episode[~honest] == 0)
+    assert line.score.value == pytest.approx((ONE - ZERO)[honest].sum() / (ONE - ZERO).sum(), rel=1e-4)
+    assert line.mean_return.value == pytest.approx(np.where(honest, ONE, ZERO).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("where", [{"seed": 8}, {"seed": 7, "first": 33}])
+def test_other_episodes_are_scaled_by_the_means(where):
+    got = results(ONE[:32], **where)
+    line = score(got, PAIRED)
+    assert not line.paired and PAIRED.over(got) is PAIRED
+    wanted = (ONE[:32].mean() - ZERO.mean()) / (ONE.mean() - ZERO.mean())
+    assert line.score.value == pytest.approx(wanted, rel=1e-4)
+    assert abs(wanted - 1) > 0.1  # luck, which pairing takes out
+
+
+def test_episodes_without_a_scale_of_their_own_take_the_means():
+    """Links too bad for anyone: nothing lies between zero and one there."""
+    dead = Reference(
+        zero=Anchor.of("idle", [0.0, 0.0, 0.0, 1.0], seed=7), one=Anchor.of("seer", [0.0, 0.0, 0.0, 5.0], seed=7)
+    )
+    line = score(results([0.0, 0.0], seed=7), dead)
+    assert not line.paired and line.score.value == -0.25
+    line = score(results([0.0, 0.0, 0.0, 3.0], seed=7), dead)  # some redrawn samples hold no live link
+    assert (line.score.value, line.score.low, line.score.high) == (0.5, 0.5, 0.5)
+
+
+def test_an_anchor_holds_a_return_for_each_episode():
+    with pytest.raises(ValueError, match="2 returns of 3 episodes"):
+        Anchor(agent="x", mean=0.0, low=0.0, high=0.0, episodes=3, seed=0, returns=(1.0, 2.0))
 
 
 def test_physical_units():
@@ -106,13 +177,28 @@ def test_every_task_lets_its_claims_be_checked(env_id):
 def reference_file(tmp_path):
     path = tmp_path / "reference.json"
     anchors = {"zero": dataclasses.asdict(anchor(1.0)), "one": dataclasses.asdict(anchor(5.0)), "ceiling": None}
-    path.write_text(json.dumps({"schema": 1, "tasks": {"qkd/Walk-v0": {"scenarios": {"training": anchors}}}}))
+    anchors["practice"] = dataclasses.asdict(Anchor.of("rule", [1.23456789, 2e-9, 3.0], seed=7001))
+    data = {"schema": scores.SCHEMA, "tasks": {"qkd/Walk-v0": {"scenarios": {"training": anchors}}}}
+    path.write_text(scores.render(data))
+    assert json.loads(path.read_text()) == json.loads(json.dumps(data))
     return path
 
 
 def test_reading_a_reference(reference_file):
     reference = reference_for(Walk(), reference_file)
     assert reference.score(3.0) == 0.5 and reference.ceiling is None
+    assert reference.practice.returns == (1.2346, 2e-9, 3.0)
+
+
+def test_a_line_of_the_file_is_a_value_or_a_whole_array(reference_file):
+    lines = [line.strip() for line in reference_file.read_text().splitlines()]
+    assert '"returns": [1.2346,2e-09,3.0]' in lines and '"agent": "rule",' in lines
+
+
+def test_the_shipped_file_is_read_once(monkeypatch):
+    scores.read_references()
+    monkeypatch.setattr(scores, "_parse", lambda *a: pytest.fail("it was read again"))
+    assert scores.read_references() is scores.read_references()
 
 
 def test_missing_references_say_what_there_is(reference_file):
@@ -134,7 +220,7 @@ def test_missing_references_say_what_there_is(reference_file):
 
 def test_damaged_reference_files(tmp_path):
     path = tmp_path / "r.json"
-    for text in ("", "[]", '{"schema": 99, "tasks": {}}', '{"schema": 1}', '{"schema": 1, "tasks": []}'):
+    for text in ("", "[]", '{"schema": 1, "tasks": {}}', '{"schema": 2}', '{"schema": 2, "tasks": []}'):
         path.write_text(text)
         with pytest.raises(ValueError, match="no reference file"):
             scores.read_references(path)
@@ -148,7 +234,9 @@ def test_shipped_references_are_of_registered_tasks_and_in_order(env_id):
         reference = reference_for(dataclasses.replace(env, scenario=scenario))
         for a in (reference.zero, reference.one, reference.practice, reference.ceiling):
             if a is not None:
-                assert a.low <= a.mean <= a.high and a.seed == REFERENCE_SEED and a.episodes >= 256
+                assert a.low <= a.mean <= a.high and (a.seed, a.first) == (EVALUATION_SEED, 0)
+                assert a.episodes == len(a.returns) >= PROTOCOLS["full"].episodes
+                np.testing.assert_allclose(a.mean, np.mean(a.returns), rtol=1e-5)
         assert reference.practice is not None
         assert reference.zero.mean < reference.practice.mean < reference.one.mean
 
@@ -160,8 +248,7 @@ def test_protocols():
     assert PROTOCOLS["quick"].scenarios(Walk()) == ("training",)
     assert PROTOCOLS["full"].scenarios(Walk()) == ("training", "ood-fast")
     assert (PROTOCOLS["quick"].episodes, PROTOCOLS["full"].episodes) == (32, 256)
-    assert EVALUATION_SEED != REFERENCE_SEED
     assert check_training_seed(6999) == 6999
-    for seed in (EVALUATION_SEED, REFERENCE_SEED, -1):
+    for seed in (EVALUATION_SEED, 7000, -1):
         with pytest.raises(ValueError, match="reserved"):
             check_training_seed(seed)

@@ -7,7 +7,15 @@ import pytest
 from scipy import stats
 
 from qkd_gym.evaluation import statistics
-from qkd_gym.evaluation.statistics import bootstrap, iqm, mean, paired_difference, ranks, stratified_bootstrap
+from qkd_gym.evaluation.statistics import (
+    bootstrap,
+    bootstrap_ratio,
+    iqm,
+    mean,
+    paired_difference,
+    ranks,
+    stratified_bootstrap,
+)
 
 
 def test_iqm_of_known_arrays():
@@ -79,6 +87,28 @@ def test_pairing_cancels_common_luck():
     assert not bootstrap(first).excludes(bootstrap(second).value)
     with pytest.raises(ValueError, match="cannot be paired"):
         paired_difference(first, second[:-1])
+
+
+def test_ratio_width_is_the_delta_methods():
+    """Variance of a ratio of means r = a/b: that of the mean of (x - r y) over b squared."""
+    rng = np.random.default_rng(3)
+    y = rng.lognormal(0, 1, 2000)
+    x = 0.7 * y + 0.2 * rng.normal(size=2000)
+    interval = bootstrap_ratio(x, y, resamples=4000)
+    assert interval.value == x.sum() / y.sum()
+    half = 1.96 * np.std(x - interval.value * y) / np.sqrt(2000) / y.mean()
+    np.testing.assert_allclose([interval.high - interval.value, interval.value - interval.low], half, rtol=0.12)
+    assert half < 0.2 * (bootstrap(x / y.mean()).high - interval.value)  # what pairing takes out
+
+
+def test_ratios_that_do_not_exist():
+    one_alive = bootstrap_ratio([0, 0, 2], [0, 0, 4])
+    assert (one_alive.value, one_alive.low, one_alive.high) == (0.5, 0.5, 0.5)
+    for bad in ([0.0, 0.0], [1.0, -2.0]):
+        with pytest.raises(ValueError, match="needs a positive sum"):
+            bootstrap_ratio([1.0, 1.0], bad)
+    with pytest.raises(ValueError, match="cannot be paired"):
+        bootstrap_ratio([1.0, 1.0], [1.0])
 
 
 def test_ranks():
