@@ -44,7 +44,7 @@ def field(
 
 
 def replace(instance: T, **changes: Any) -> T:
-    """`instance` with some fields changed, checked like a new one. Unknown names are refused with the list of known ones."""
+    """`instance` with some fields changed, checked like a new one. An unknown name is refused with the known ones."""
     known = [f.name for f in dataclasses.fields(instance)]  # type: ignore[arg-type]
     unknown = sorted(set(changes) - set(known))
     if unknown:
@@ -59,7 +59,8 @@ def check(instance: Any) -> None:
         if f.metadata.get("static") or (low == -math.inf and high == math.inf):
             continue
         value = getattr(instance, f.name)
-        if isinstance(value, jax.core.Tracer) or not isinstance(value, (bool, int, float, np.ndarray, np.generic, jax.Array)):
+        concrete = isinstance(value, (bool, int, float, np.ndarray, np.generic, jax.Array))
+        if isinstance(value, jax.core.Tracer) or not concrete:
             continue
         array = np.asarray(value)
         # The limits are compared in the value's own precision: float32(1e-3) is not below 1e-3.

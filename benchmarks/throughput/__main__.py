@@ -87,7 +87,7 @@ def main() -> int:
                     "aim": race.aim,
                     "unit": race.unit,
                     "rates": rates,
-                }  # fmt: skip
+                }
             )
     if ratios:
         rows.insert(
@@ -103,7 +103,7 @@ def main() -> int:
                 "aim": 1.0,
                 "unit": "env-steps/s",
                 "rates": {},
-            },  # fmt: skip
+            },
         )
     recompiled = races.recompilations() if "recompilations" in options.only else {}
 

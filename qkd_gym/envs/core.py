@@ -122,11 +122,11 @@ class Environment(abc.ABC, Generic[StateT, ParamsT]):
         return state.time >= params.max_steps_in_episode
 
     def action_mask(self, state: StateT, params: ParamsT) -> Bool[Array, "..."] | None:
-        """Legal actions, True where allowed; None if all always are. Whether a task masks may not depend on the state."""
+        """Legal actions, True where allowed; None if all always are. Whether a task masks depends on no state."""
         return None
 
     def exogenous(self, state: StateT, params: ParamsT) -> Any:
-        """Hidden quantities that no action influences (weather, events), for bounds that know the future; None if unused."""
+        """Hidden quantities that no action influences (weather, events), for bounds that know the future; or None."""
         return None
 
     # ---- derived, final ---------------------------------------------------------------------------------------------
