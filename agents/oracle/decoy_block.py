@@ -59,8 +59,8 @@ class UnitConstantsRule(PrivilegedAgent[ToldMemory]):
         stretch: planned length over the length that is best if nothing is announced.
     """
 
-    noticed: float = 0.7
-    stretch: float = 1.3
+    noticed: float = 0.65
+    stretch: float = 1.5
     role: ClassVar[str] = "ceiling"
 
     def init(self, key, env, params, trace):
@@ -82,7 +82,7 @@ class UnitConstantsRule(PrivilegedAgent[ToldMemory]):
         def density(now: Array, last: Array, gain: Array) -> Array:
             return reading_likelihood(now, last, gain, jnp.asarray(BUILDUP), p.telemetry_noise_time_s, p.slice_s)
 
-        likelihood = jnp.prod(jax.vmap(density)(reading.telemetry, carry.last, p.telemetry_gain), axis=0)
+        likelihood = jnp.sum(jax.vmap(density)(reading.telemetry, carry.last, p.telemetry_gain), axis=0)
         belief, _ = advance_belief(carry.filter, reading.event, likelihood)
         belief = jnp.where(first, carry.filter.belief, belief)
         loss = jnp.where(reading.event | first, carry.loss_db, 0.5 * (carry.loss_db + reading.loss_estimate_db))

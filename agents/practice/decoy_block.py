@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from qkd_gym import struct
 from qkd_gym.envs.calibration.decoy_block import (
     CHANNELS,
     DecoyBlock,
@@ -25,11 +25,13 @@ from qkd_gym.envs.calibration.decoy_block import (
     Settings,
     block_key_bits,
     decode,
+    decode_settings,
     encode_settings,
     hazard_of,
     mean_slice_counts,
 )
 from qkd_gym.evaluation.agent import Agent
+from qkd_gym.evaluation.runner import evaluate
 from qkd_gym.physics.decoy_settings import near_optimal_settings
 from qkd_gym.physics.disturbance import Hazard, hazard_law, hazard_rates, stationary_storm_prob
 from qkd_gym.physics.information import NEPER_PER_DB
@@ -93,8 +95,8 @@ def plan_block(
     """Whether to close a block of `age` slices now, and the length (slices) that a fresh one should have.
 
     Args:
-        light: of one slice. survival: chance of no event within each `HORIZON`; duration: mean slices until the event or
-            the horizon, whichever comes first.
+        light: of one slice. survival: chance of no event within each `HORIZON`; duration: mean slices until the event
+            or the horizon, whichever comes first.
         patience: weight of the rate that a fresh block would earn against going on; 1 is the renewal argument.
     """
     horizon = jnp.asarray(HORIZON, jnp.float32)
@@ -155,7 +157,9 @@ class Lookahead(NamedTuple):
     worth: Any  # (..., losses, ages, s)
 
 
-def make_lookahead(plan: Plan, params: DecoyBlockParams, laws: Float[Array, "l s s 2"], loss_offsets_db: Any) -> Lookahead:
+def make_lookahead(
+    plan: Plan, params: DecoyBlockParams, laws: Float[Array, "l s s 2"], loss_offsets_db: Any
+) -> Lookahead:
     """`continuation` under each of the laws at the nominal loss plus each offset."""
     loss = params.loss_db + jnp.asarray(loss_offsets_db, jnp.float32)
     light = params.clock_hz * params.slice_s * params.receiver_efficiency * jnp.exp(-NEPER_PER_DB * loss)
@@ -173,7 +177,7 @@ def worth_going_on(table: Lookahead, light: Array, age: Array) -> Float[Array, "
     return jnp.einsum("n,lns->ls", weights, rows)
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class _Rule(Agent[Memory]):
     """Shared course: read, smooth the loss, judge the risk, plan."""
 
@@ -206,27 +210,27 @@ class _Rule(Agent[Memory]):
         raise NotImplementedError
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class FixedLength(_Rule):
     """Blocks of one length, whatever happens."""
 
-    slices: int = 9
+    slices: Any = struct.field(20, low=1, unit="slice", doc="length of a block")
 
     @property
     def label(self) -> str:
-        return f"FixedLength{self.slices}"
+        return f"FixedLength{int(self.slices)}"
 
     def decide(self, plan, own, reading, light):
         return reading.block_slices >= self.slices, jnp.float32(self.slices)
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class EventRateRule(_Rule):
     """The block length for the average event rate of the last minutes."""
 
-    average_s: float = 600.0
-    prior_interval_s: float = 150.0
-    patience: float = 1.0
+    average_s: Any = struct.field(1200.0, low=1.0, unit="s", doc="time constant of the average")
+    prior_interval_s: Any = struct.field(150.0, low=1.0, unit="s", doc="mean time between events assumed at the start")
+    patience: Any = struct.field(0.97, low=0.0, doc="see plan_block")
 
     def start(self, params):
         return jnp.float32(1 / self.prior_interval_s), params.slice_s
@@ -239,36 +243,36 @@ class EventRateRule(_Rule):
     def decide(self, plan, own, reading, light):
         rate, slice_s = own
         hazard = rate * slice_s + 1e-6
-        survival = jnp.exp(-hazard * HORIZON)
+        survival = jnp.exp(-hazard * jnp.asarray(HORIZON, jnp.float32))
         return plan_block(plan, light, reading.block_slices, survival, (1 - survival) / hazard, self.patience)
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class EventBayesRule(_Rule):
     """Bayes filter of a calm/storm hazard with the population's constants, fed with events; telemetry is ignored."""
 
-    patience: float = 1.0
+    patience: Any = struct.field(0.95, low=0.0, doc="see plan_block")
 
     def start(self, params):
         return start_filter(with_announced(hazard_of(params), 0.0), params.slice_s)
 
     def learn(self, own, reading):
-        return own._replace(belief=advance_belief(own, reading.event, jnp.ones((4, 4), jnp.float32))[0])
+        return own._replace(belief=advance_belief(own, reading.event, jnp.zeros((4, 4), jnp.float32))[0])
 
     def decide(self, plan, own, reading, light):
         survival, duration = own.survival @ own.belief, own.duration @ own.belief
         return plan_block(plan, light, reading.block_slices, survival, duration, self.patience)
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class WeightedAlarmRule(_Rule):
-    """Event-rate rule with an alarm: logistic regression of the next slice's event on the telemetry, learned on line."""
+    """Event-rate rule with an alarm: logistic regression of the next event on the telemetry, learned on line."""
 
-    average_s: float = 600.0
-    prior_interval_s: float = 150.0
-    learning_rate: float = 0.1
-    alarm_slices: float = 4.0
-    patience: float = 1.0
+    average_s: Any = struct.field(1200.0, low=1.0, unit="s", doc="time constant of the event rate's average")
+    prior_interval_s: Any = struct.field(200.0, low=1.0, unit="s", doc="mean time between events assumed at the start")
+    learning_rate: Any = struct.field(0.05, low=0.0, doc="step of the regression")
+    alarm_slices: Any = struct.field(16.0, low=1.0, unit="slice", doc="how long the raised hazard is expected to last")
+    patience: Any = struct.field(1.0, low=0.0, doc="see plan_block")
 
     def start(self, params):
         k = 2 * len(CHANNELS)
@@ -319,11 +323,17 @@ def start_filter(hazard: Hazard, slice_s: Any) -> Filter:
     return Filter(law, survival, duration, belief)
 
 
-def advance_belief(filter_: Filter, event: Array, likelihood: Float[Array, "4 4"]) -> tuple[Array, Array]:
-    """Belief after a slice and the log-likelihood of what it showed; `likelihood` of the telemetry by (from, to)."""
-    joint = filter_.belief @ (jnp.where(event, filter_.law[..., 1], filter_.law[..., 0]) * likelihood)
-    total = jnp.sum(joint) + 1e-30
-    return joint / total, jnp.log(total)
+def advance_belief(filter_: Filter, event: Array, log_likelihood: Float[Array, "4 4"]) -> tuple[Array, Array]:
+    """Belief after a slice, and the log-likelihood of what it showed; that of the telemetry comes in by (from, to)."""
+    return _bayes_step(filter_.belief, jnp.where(event, filter_.law[..., 1], filter_.law[..., 0]), log_likelihood)
+
+
+def _bayes_step(belief: Array, law: Array, log_likelihood: Array) -> tuple[Array, Array]:
+    # The largest likelihood is taken out: a jump of a quiet channel is e^-100 under any state.
+    top = jnp.max(log_likelihood)
+    joint = belief @ (law * jnp.exp(jnp.maximum(log_likelihood - top, -60)))
+    total = jnp.sum(joint) + 1e-37
+    return joint / total, jnp.log(total) + top
 
 
 #: Whether each state of the filter is a build-up.
@@ -333,14 +343,14 @@ BUILDUP = np.array([0, 1, 0, 1], np.float32)
 def reading_likelihood(
     reading: Array, last: Array, gain: Array, on: Float[Array, "s"], noise_time_s: Any, slice_s: Any
 ) -> Float[Array, "s s"]:
-    """Density of a channel's reading, by (from, to), with its AR(1) noise whitened by the last reading."""
+    """Log-density of a channel's reading, by (from, to), with its AR(1) noise whitened by the last reading."""
     keep = jnp.exp(-slice_s / noise_time_s)
     mean = gain * on[None, :] + keep * (last - gain * on[:, None])
-    return jnp.exp(-0.5 * (reading - mean) ** 2 / (1 - keep * keep)) / jnp.sqrt(1 - keep * keep)
+    return -0.5 * ((reading - mean) ** 2 / (1 - keep * keep) + jnp.log(1 - keep * keep))
 
 
 class Mixture(NamedTuple):
-    """Hypotheses of `TelemetryBayesRule`: which channel announces events, in which direction and how loudly, or none."""
+    """Hypotheses of `TelemetryBayesRule`: which channel announces events, in which direction, how loudly; or none."""
 
     filters: Any  # Filter with beliefs (gains x channels, 4)
     deaf: Any  # Filter: nothing announces
@@ -354,31 +364,28 @@ class Mixture(NamedTuple):
     lookahead: Any
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class TelemetryBayesRule(_Rule):
     """Bayes filter over which channel announces events and how, with the population's constants and a look-ahead.
 
     It knows the model of the disturbances and the population that units are drawn from, but nothing of this unit: the
     strongest rule that an operator could write without hidden knowledge.
-
-    Args:
-        gains: sizes of a reading that are told apart, each in both directions.
-        deaf_prior: prior that no channel announces anything.
-        noticed: share of the announced events that the look-ahead counts on seeing, once the channel is certain.
-        stretch: planned length over the length that is best if nothing is announced.
     """
 
-    gains: tuple[float, ...] = (3.0,)
-    deaf_prior: float = 0.05
-    noticed: float = 0.7
-    stretch: float = 1.3
+    gains: Any = struct.field((1.5, 3.0, 4.5), low=0.1, unit="sd", doc="sizes of announcing readings that are told apart")
+    deaf_prior: Any = struct.field(0.05, low=0.0, high=1.0, doc="prior that no channel announces anything")
+    noticed: Any = struct.field(
+        0.5, low=0.0, high=1.0, doc="announced events that the look-ahead counts on noticing, once sure of the channel"
+    )
+    stretch: Any = struct.field(1.5, low=0.1, doc="planned length over the best one if nothing were announced")
 
-    def _gains(self) -> np.ndarray:
-        signed = np.array([*self.gains, *(-g for g in self.gains)], np.float32)
-        return np.repeat(signed, len(CHANNELS))
+    def _gains(self) -> Float[Array, "h"]:
+        """Gain of each hypothesis: every size in both directions, for every channel."""
+        sizes = jnp.asarray(self.gains, jnp.float32)
+        return jnp.repeat(jnp.concatenate([sizes, -sizes]), len(CHANNELS))
 
     def start(self, params):
-        hypotheses = len(self._gains())
+        hypotheses, deaf = len(self._gains()), jnp.asarray(self.deaf_prior, jnp.float32)
         hazard = hazard_of(params)
         told = start_filter(hazard, params.slice_s)
         begin, end = params.slice_s / params.innocent_interval_s, params.slice_s / params.innocent_s
@@ -388,7 +395,7 @@ class TelemetryBayesRule(_Rule):
             innocent=jnp.tile(jnp.array([1.0, 0.0]), (hypotheses, 1)),
             innocent_law=jnp.stack([jnp.stack([1 - begin, begin]), jnp.stack([end, 1 - end])]),
             side=jnp.zeros(hypotheses),
-            evidence=jnp.log(jnp.array([(1 - self.deaf_prior) / hypotheses] * hypotheses + [self.deaf_prior])),
+            evidence=jnp.log(jnp.stack([(1 - deaf) / hypotheses] * hypotheses + [deaf])),
             last=jnp.zeros(len(CHANNELS)),
             noise_time_s=params.telemetry_noise_time_s,
             slice_s=params.slice_s,
@@ -409,14 +416,12 @@ class TelemetryBayesRule(_Rule):
             likelihood = reading_likelihood(now, last, gain, jnp.asarray(BUILDUP), own.noise_time_s, own.slice_s)
             belief, gained = advance_belief(own.filters._replace(belief=belief), reading.event, likelihood)
             astray = reading_likelihood(now, last, gain, on, own.noise_time_s, own.slice_s)
-            joint = innocent @ (own.innocent_law * astray)
-            total = jnp.sum(joint) + 1e-30
-            return belief, gained, joint / total, jnp.log(total)
+            return belief, gained, *_bayes_step(innocent, own.innocent_law, astray)
 
         beliefs, gained, innocent, side = jax.vmap(one)(
-            own.filters.belief, own.innocent, jnp.asarray(gains), jnp.tile(reading.telemetry, repeats), jnp.tile(own.last, repeats)
+            own.filters.belief, own.innocent, gains, jnp.tile(reading.telemetry, repeats), jnp.tile(own.last, repeats)
         )
-        deaf, deaf_gained = advance_belief(own.deaf, reading.event, jnp.ones((4, 4)))
+        deaf, deaf_gained = advance_belief(own.deaf, reading.event, jnp.zeros((4, 4)))
 
         def innocent_evidence(side: Array) -> Array:
             """Log-likelihood of each channel if it announces nothing, whatever the gain of its own excursions."""
@@ -458,12 +463,100 @@ def noticed_law(params: DecoyBlockParams, noticed: float) -> Float[Array, "4 4 2
 
 
 AGENTS: dict[str, Agent] = {
-    "fixed-length-4": FixedLength(4),
-    "fixed-length-9": FixedLength(9),
-    "fixed-length-19": FixedLength(19),
+    "fixed-length-10": FixedLength(10),
+    "fixed-length-20": FixedLength(20),
     "fixed-length-60": FixedLength(60),
     "event-rate": EventRateRule(),
     "event-bayes": EventBayesRule(),
     "weighted-alarm": WeightedAlarmRule(),
     "telemetry-bayes": TelemetryBayesRule(),
 }
+
+#: What `--tune` scans, one constant at a time around the shipped values.
+TUNING: dict[str, dict[str, tuple]] = {
+    "fixed-length-20": {"slices": (5, 7, 10, 14, 20, 28, 40, 60)},
+    "event-rate": {
+        "average_s": (600, 900, 1200, 2400),
+        "prior_interval_s": (75, 150, 300, 600),
+        "patience": (0.85, 0.94, 0.97, 1.0),
+    },
+    "event-bayes": {"patience": (0.85, 0.9, 0.95, 1.0)},
+    "weighted-alarm": {
+        "average_s": (600, 1200, 2400),
+        "prior_interval_s": (100, 200, 400),
+        "learning_rate": (0.02, 0.05, 0.1, 0.3),
+        "alarm_slices": (4, 8, 16, 32),
+        "patience": (0.7, 0.85, 1.0),
+    },
+    "telemetry-bayes": {
+        "gains": ((3.0,), (2.0, 4.0), (1.5, 3.0, 4.5), (1.2, 2.4, 3.6, 4.8)),
+        "deaf_prior": (0.01, 0.05, 0.2),
+        "noticed": (0.3, 0.4, 0.5, 0.6, 0.7),
+        "stretch": (1.0, 1.3, 1.5, 1.8),
+    },
+}
+
+
+def tune(agents: dict[str, Any], scans: dict[str, dict[str, tuple]], episodes: int, seed: int) -> None:
+    """Print the mean return of each agent with one constant changed at a time, on tuning seeds."""
+    env = DecoyBlock()
+    for name, constants in scans.items():
+        shipped = agents[name]
+        # Every constant as an array, so that all candidates share one compiled program.
+        traced = {f.name: np.asarray(getattr(shipped, f.name), np.float32) for f in dataclasses.fields(shipped)}
+        print(name)
+        for constant, values in constants.items():
+            for value in values:
+                candidate = type(shipped)(**(traced | {constant: np.asarray(value, np.float32)}))
+                returns = evaluate(env, candidate, episodes, seed).returns
+                mark = "  <- shipped" if np.array_equal(traced[constant], np.asarray(value, np.float32)) else ""
+                print(f"    {constant} = {value}: {returns.mean():.2f}{mark}", flush=True)
+
+
+def check_settings() -> None:
+    """Compare the look-up table with the best settings of a search, over loss and pulses; prints ratios of the keys."""
+    params = DecoyBlockParams()
+    print("loss dB  log10 pulses: share of the best found key")
+    for loss_db in (6.0, 10.0, 14.0, 18.0, 22.0, 26.0):
+        ratios = [float(_table_share(jax.random.key(0), params, loss_db, 10.0**n)) for n in (9.75, 10.5, 11.25, 12.0)]
+        print(f"{loss_db:6.0f}   " + "  ".join(f"{r:.4f}" for r in ratios), flush=True)
+
+
+@jax.jit
+def _table_share(key: Any, params: DecoyBlockParams, loss_db: Any, pulses: Any) -> Array:
+    """Key with the table's settings over the best of a cross-entropy search (60 rounds of 256 around the table's)."""
+    slices = pulses / (params.clock_hz * params.slice_s)
+
+    def bits(action: Array) -> Array:
+        settings = decode_settings(jnp.clip(action, -1, 1))
+        return block_key_bits(slices * mean_slice_counts(loss_db, settings, params), settings, params)
+
+    eta = params.receiver_efficiency * jnp.exp(-NEPER_PER_DB * loss_db)
+    table = encode_settings(near_optimal_settings(pulses, eta))
+
+    def search(carry: tuple[Array, Array], key: Any) -> tuple[Any, Array]:
+        mean, spread = carry
+        tried = mean + spread * jax.random.normal(key, (256, 5))
+        values = jax.vmap(bits)(tried)
+        elite = tried[jax.lax.top_k(values, 24)[1]]
+        return (elite.mean(axis=0), elite.std(axis=0) + 1e-4), values.max()
+
+    _, best = jax.lax.scan(search, (table, jnp.full(5, 0.3)), jax.random.split(key, 60))
+    return bits(table) / jnp.maximum(best.max(), 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tune", nargs="*", metavar="AGENT", help="scan the constants of these agents (none: of all)")
+    parser.add_argument("--settings", action="store_true", help="check the look-up table of settings")
+    parser.add_argument("--episodes", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=100, help="tuning seed; never one that scores are read on")
+    args = parser.parse_args()
+    if args.settings:
+        check_settings()
+    if args.tune is not None:
+        tune(AGENTS, {n: c for n, c in TUNING.items() if not args.tune or n in args.tune}, args.episodes, args.seed)
+
+
+if __name__ == "__main__":
+    main()
