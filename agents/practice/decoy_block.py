@@ -81,7 +81,7 @@ def light_per_slice(plan: Plan, reading: Reading, loss_db: Array) -> Array:
     return reading.clock_hz * plan.slice_s * plan.receiver_efficiency * jnp.exp(-NEPER_PER_DB * loss_db)
 
 
-def block_value(plan: Plan, light: Float[Array, "k"]) -> Float[Array, "k"]:
+def block_value(plan: Plan, light: Float[Array, " k"]) -> Float[Array, " k"]:
     """Key of blocks with this much light each, in bit."""
     row = jnp.clip((jnp.log10(jnp.maximum(light, 1)) - _LIGHT[0]) / (_LIGHT[1] - _LIGHT[0]), 0, len(_LIGHT) - 1)
     rows = jnp.arange(len(_LIGHT), dtype=jnp.float32)
@@ -90,7 +90,7 @@ def block_value(plan: Plan, light: Float[Array, "k"]) -> Float[Array, "k"]:
 
 
 def plan_block(
-    plan: Plan, light: Array, age: Array, survival: Float[Array, "h"], duration: Float[Array, "h"], patience: float
+    plan: Plan, light: Array, age: Array, survival: Float[Array, " h"], duration: Float[Array, " h"], patience: float
 ) -> tuple[Array, Array]:
     """Whether to close a block of `age` slices now, and the length (slices) that a fresh one should have.
 
@@ -341,7 +341,7 @@ BUILDUP = np.array([0, 1, 0, 1], np.float32)
 
 
 def reading_likelihood(
-    reading: Array, last: Array, gain: Array, on: Float[Array, "s"], noise_time_s: Any, slice_s: Any
+    reading: Array, last: Array, gain: Array, on: Float[Array, " s"], noise_time_s: Any, slice_s: Any
 ) -> Float[Array, "s s"]:
     """Log-density of a channel's reading, by (from, to), with its AR(1) noise whitened by the last reading."""
     keep = jnp.exp(-slice_s / noise_time_s)
@@ -372,14 +372,14 @@ class TelemetryBayesRule(_Rule):
     strongest rule that an operator could write without hidden knowledge.
     """
 
-    gains: Any = struct.field((1.5, 3.0, 4.5), low=0.1, unit="sd", doc="sizes of announcing readings that are told apart")
+    gains: Any = struct.field((1.5, 3.0, 4.5), low=0.1, unit="sd", doc="sizes of announcing readings told apart")
     deaf_prior: Any = struct.field(0.05, low=0.0, high=1.0, doc="prior that no channel announces anything")
     noticed: Any = struct.field(
         0.5, low=0.0, high=1.0, doc="announced events that the look-ahead counts on noticing, once sure of the channel"
     )
     stretch: Any = struct.field(1.5, low=0.1, doc="planned length over the best one if nothing were announced")
 
-    def _gains(self) -> Float[Array, "h"]:
+    def _gains(self) -> Float[Array, " h"]:
         """Gain of each hypothesis: every size in both directions, for every channel."""
         sizes = jnp.asarray(self.gains, jnp.float32)
         return jnp.repeat(jnp.concatenate([sizes, -sizes]), len(CHANNELS))
