@@ -245,7 +245,9 @@ class PolarizationAlignment(Environment[PolarizationState, PolarizationParams]):
         position = voltage + params.backlash_rad * (2 * u[4:8] - 1)
         phase = 2 * math.pi * u[8]
         # The fibre is what the controller, as it stands, undoes up to the start offset.
-        through = net_rotation(params, position, pol.identity(), tone(0.0, params.wind_amplitude_rad, 0.0, phase))
+        through = net_rotation(
+            params, position, pol.identity().astype(f), tone(0.0, params.wind_amplitude_rad, 0.0, phase)
+        )
         offset = pol.from_rotation_vector(params.start_offset_rad * z)
         state = PolarizationState(
             time=jnp.int32(0),
