@@ -206,7 +206,7 @@ def reference_for(env: Environment, path: Path | None = None) -> Reference:
 
 def _anchor(data: dict[str, Any]) -> Anchor:
     returns = data.get("returns")
-    return Anchor(**data | {"returns": None if returns is None else tuple(returns)})
+    return Anchor(**{**data, "returns": None if returns is None else tuple(returns)})
 
 
 def render(data: Any, depth: int = 0) -> str:
