@@ -17,6 +17,7 @@ from agents.practice.decoy_block import (
     Lookahead,
     Plan,
     advance_belief,
+    hazard_ahead,
     light_per_slice,
     make_action,
     make_lookahead,
@@ -56,11 +57,11 @@ class UnitConstantsRule(PrivilegedAgent[ToldMemory]):
 
     Args:
         noticed: share of the announced events that the look-ahead counts on noticing in time.
-        stretch: planned length over the length that is best if nothing is announced.
+        stretch: planned length over the length that is best at the present hazard.
     """
 
-    noticed: float = 0.65
-    stretch: float = 1.5
+    noticed: float = 0.8
+    stretch: float = 1.0
     role: ClassVar[str] = "ceiling"
 
     def init(self, key, env, params, trace):
@@ -69,7 +70,7 @@ class UnitConstantsRule(PrivilegedAgent[ToldMemory]):
         return ToldMemory(
             plan=plan,
             filter=start_filter(hazard_of(params), params.slice_s),
-            lookahead=make_lookahead(plan, params, law[None], (-6.0, -3.0, 0.0, 3.0, 6.0)),
+            lookahead=make_lookahead(plan, params, law[None], (-4.0, 0.0, 4.0)),
             params=params,
             loss_db=params.loss_db,
             last=jnp.zeros(params.telemetry_gain.shape, jnp.float32),
@@ -87,9 +88,8 @@ class UnitConstantsRule(PrivilegedAgent[ToldMemory]):
         belief = jnp.where(first, carry.filter.belief, belief)
         loss = jnp.where(reading.event | first, carry.loss_db, 0.5 * (carry.loss_db + reading.loss_estimate_db))
         light = light_per_slice(carry.plan, reading, loss)
-        survival, duration = carry.filter.survival @ belief, carry.filter.duration @ belief
-        _, slices = plan_block(carry.plan, light, reading.block_slices, survival, duration, 1.0)
-        worth = worth_going_on(carry.lookahead, light, reading.block_slices)[0] @ belief
+        _, slices = plan_block(carry.plan, light, reading.block_slices, hazard_ahead(carry.filter, belief), 1.0)
+        worth = worth_going_on(carry.lookahead, light, reading.block_slices, belief)[0]
         close = (reading.block_slices > 0) & (worth < 0)
         action = make_action(carry.plan, reading, loss, close, self.stretch * slices)
         return action, carry._replace(filter=carry.filter._replace(belief=belief), loss_db=loss, last=reading.telemetry)

@@ -36,10 +36,13 @@ from qkd_gym.physics.decoy_settings import near_optimal_settings
 from qkd_gym.physics.disturbance import Hazard, hazard_law, hazard_rates, stationary_storm_prob
 from qkd_gym.physics.information import NEPER_PER_DB
 
-#: Slices ahead for which a plan weighs risk against key.
-HORIZON = np.array([1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200])
-#: Oldest block, in slices, that a look-ahead tells apart.
+#: Lengths of a block, in slices, that a plan weighs.
+HORIZON = np.array([1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200], np.float32)
+#: A filter's hazard is its chance of an event within this many slices, evened out.
+HAZARD_SLICES = 5
+#: Oldest block, in slices, and log-odds of a storm that a look-ahead tells apart.
 AGES = 200
+LOG_ODDS = np.linspace(-6.0, 5.0, 12, dtype=np.float32)
 #: log10(pulses x transmittance) of the rows of the block-value table.
 _LIGHT = np.arange(5.5, 12.51, 0.125)
 #: Loss at which that table is made; at equal light the key hardly depends on it.
@@ -83,28 +86,27 @@ def light_per_slice(plan: Plan, reading: Reading, loss_db: Array) -> Array:
 
 def block_value(plan: Plan, light: Float[Array, " k"]) -> Float[Array, " k"]:
     """Key of blocks with this much light each, in bit."""
-    row = jnp.clip((jnp.log10(jnp.maximum(light, 1)) - _LIGHT[0]) / (_LIGHT[1] - _LIGHT[0]), 0, len(_LIGHT) - 1)
-    rows = jnp.arange(len(_LIGHT), dtype=jnp.float32)
-    weights = jnp.maximum(1 - jnp.abs(row[:, None] - rows[None, :]), 0)
-    return light * (weights @ plan.bits_per_light)
+    at = (jnp.log10(jnp.maximum(light, 1)) - _LIGHT[0]) / (_LIGHT[1] - _LIGHT[0])
+    return light * (jax.vmap(lambda x: _hat(x, len(_LIGHT)))(at) @ plan.bits_per_light)
 
 
-def plan_block(
-    plan: Plan, light: Array, age: Array, survival: Float[Array, " h"], duration: Float[Array, " h"], patience: float
-) -> tuple[Array, Array]:
+def plan_block(plan: Plan, light: Array, age: Array, hazard: Array, patience: Any) -> tuple[Array, Array]:
     """Whether to close a block of `age` slices now, and the length (slices) that a fresh one should have.
 
+    The renewal argument: a block is worth going on with if some further length gains more than its chance of being lost
+    and the time it takes, priced at what fresh blocks earn at this hazard.
+
     Args:
-        light: of one slice. survival: chance of no event within each `HORIZON`; duration: mean slices until the event
-            or the horizon, whichever comes first.
-        patience: weight of the rate that a fresh block would earn against going on; 1 is the renewal argument.
+        light: of one slice. hazard: events per slice, taken as constant from now on.
+        patience: weight of that price; 1 is the argument as it stands.
     """
-    horizon = jnp.asarray(HORIZON, jnp.float32)
-    rate = survival * block_value(plan, light * horizon) / duration
+    survival = jnp.exp(-hazard * HORIZON)
+    duration = (1 - survival) / hazard
+    rate = survival * block_value(plan, light * HORIZON) / duration
     best = jnp.argmax(rate)
-    go_on = survival * block_value(plan, light * (age + horizon)) - patience * rate[best] * duration
+    go_on = survival * block_value(plan, light * (age + HORIZON)) - patience * rate[best] * duration
     stop = block_value(plan, (light * age)[None])[0]
-    return (age > 0) & (stop >= jnp.max(go_on)), horizon[best]
+    return (age > 0) & (stop >= jnp.max(go_on)), jnp.asarray(HORIZON)[best]
 
 
 def make_action(plan: Plan, reading: Reading, loss_db: Array, close: Array, slices: Array) -> Float[Array, "6"]:
@@ -114,51 +116,60 @@ def make_action(plan: Plan, reading: Reading, loss_db: Array, close: Array, slic
     return jnp.concatenate([jnp.where(close, 1.0, -1.0)[None], encode_settings(settings)]).astype(jnp.float32)
 
 
-def survival_basis(law: Float[Array, "s s 2"]) -> tuple[Float[Array, "h s"], Float[Array, "h s"]]:
-    """Survival and mean duration at each `HORIZON`, linear in the belief: multiply by it."""
-    quiet = law[..., 0]
+def continuation(plan: Plan, light: Array, law: Float[Array, "4 4 2"]) -> Float[Array, "ages 2 odds"]:
+    """Worth of going on over closing, by age (0 ... `AGES`), build-up seen or not, and `LOG_ODDS` of a storm.
 
-    def step(alive: Array, _: None) -> tuple[Array, Array]:
-        return quiet @ alive, alive
-
-    _, alive = jax.lax.scan(step, jnp.ones(law.shape[0], jnp.float32), None, length=int(HORIZON[-1]) + 1)
-    return alive[HORIZON], jnp.cumsum(alive, axis=0)[HORIZON - 1]
-
-
-def continuation(plan: Plan, light: Array, law: Float[Array, "s s 2"]) -> Float[Array, "ages s"]:
-    """Worth of going on over closing at each age (slices, 0 ... `AGES`) where the filter's state is known.
-
-    Relative value iteration of the average-reward problem, 500 sweeps; in units of the key per slice of a long block.
+    Dynamic programming over the belief in a storm, where build-ups show as they are: relative value iteration of the
+    average-reward problem, 400 sweeps, in units of the key per slice of a long block.
     """
     value = block_value(plan, light * jnp.arange(AGES + 1, dtype=jnp.float32))
     value = value * (AGES / jnp.maximum(value[-1], 1))
-    quiet, event = law[..., 0], law[..., 1]
     gained = jnp.concatenate([jnp.diff(value), jnp.zeros(1)])
-    now = gained[:, None] * jnp.sum(quiet, axis=1)[None] - value[:, None] * jnp.sum(event, axis=1)[None]
+    storm = jax.nn.sigmoid(jnp.asarray(LOG_ODDS))
+    prior = jnp.stack([1 - storm, storm], axis=1)
+    by_level = law.reshape(2, 2, 2, 2, 2)  # from storm, buildup to storm, buildup, event
+
+    def outcome(before: int, after: int, event: int) -> tuple[Array, Array]:
+        """Chance of an outcome from each belief, and the matrix that reads values off at the beliefs it leads to."""
+        joint = prior @ by_level[:, before, :, after, event]
+        odds = jnp.log(joint[:, 1] + 1e-12) - jnp.log(joint[:, 0] + 1e-12)
+        at = jnp.clip((odds - LOG_ODDS[0]) / (LOG_ODDS[1] - LOG_ODDS[0]), 0, len(LOG_ODDS) - 1)
+        rows = jnp.arange(len(LOG_ODDS), dtype=jnp.float32)
+        return jnp.sum(joint, axis=1), jnp.maximum(1 - jnp.abs(at[None, :] - rows[:, None]), 0)
+
+    quiet = [[outcome(before, after, 0) for after in (0, 1)] for before in (0, 1)]
+    event = [outcome(before, 0, 1) for before in (0, 1)]
 
     def go_on(ahead: Array) -> Array:
         older = jnp.concatenate([ahead[1:], ahead[-1:]])
-        return now + older @ quiet.T + (event @ ahead[0])[None]
+        worth = []
+        for before in (0, 1):
+            chance, leads_to = event[before]
+            total = chance[None] * ((ahead[0, 0] @ leads_to)[None] - value[:, None])
+            for after in (0, 1):
+                chance, leads_to = quiet[before][after]
+                total = total + chance[None] * (gained[:, None] + older[:, after] @ leads_to)
+            worth.append(total)
+        return jnp.stack(worth, axis=1)
 
     def sweep(_: int, ahead: Array) -> Array:
         worth = go_on(ahead)
         worth = jnp.maximum(worth, worth[:1])  # closing is going on from age 0
-        return worth - worth[0, 0]
+        return worth - worth[0, 0, 0]
 
-    ahead = jax.lax.fori_loop(0, 500, sweep, jnp.zeros((AGES + 1, law.shape[0]), jnp.float32))
-    worth = go_on(ahead)
+    worth = go_on(jax.lax.fori_loop(0, 400, sweep, jnp.zeros((AGES + 1, 2, len(LOG_ODDS)), jnp.float32)))
     return worth - worth[:1]
 
 
 class Lookahead(NamedTuple):
-    """Tables of `continuation` for several losses."""
+    """Tables of `continuation` for several laws and losses."""
 
     log_light: Any  # (losses,), decreasing
-    worth: Any  # (..., losses, ages, s)
+    worth: Any  # (laws, losses, ages, 2, odds)
 
 
 def make_lookahead(
-    plan: Plan, params: DecoyBlockParams, laws: Float[Array, "l s s 2"], loss_offsets_db: Any
+    plan: Plan, params: DecoyBlockParams, laws: Float[Array, "l 4 4 2"], loss_offsets_db: Any
 ) -> Lookahead:
     """`continuation` under each of the laws at the nominal loss plus each offset."""
     loss = params.loss_db + jnp.asarray(loss_offsets_db, jnp.float32)
@@ -167,14 +178,22 @@ def make_lookahead(
     return Lookahead(jnp.log(light), worth)
 
 
-def worth_going_on(table: Lookahead, light: Array, age: Array) -> Float[Array, "l s"]:
-    """Rows of the tables at this light and age, linear in the loss."""
+def worth_going_on(table: Lookahead, light: Array, age: Array, belief: Float[Array, " 4"]) -> Float[Array, " l"]:
+    """Worth of going on over closing under each law, linear in loss and log-odds, mean over build-up or not."""
     last = table.log_light.shape[0] - 1
-    span = table.log_light[0] - table.log_light[-1]
-    at = jnp.clip((table.log_light[0] - jnp.log(light)) * last / span, 0, last)
-    weights = jnp.maximum(1 - jnp.abs(at - jnp.arange(last + 1, dtype=jnp.float32)), 0)
+    at = (table.log_light[0] - jnp.log(light)) * last / (table.log_light[0] - table.log_light[-1])
+    by_loss = _hat(at, last + 1)
+    joint = belief.reshape(2, 2) + 1e-9  # storm, buildup
+    odds = jnp.log(joint[1]) - jnp.log(joint[0])
+    by_odds = jax.vmap(lambda x: _hat((x - LOG_ODDS[0]) / (LOG_ODDS[1] - LOG_ODDS[0]), len(LOG_ODDS)))(odds)
     rows = table.worth[:, :, jnp.minimum(age.astype(jnp.int32), AGES)]
-    return jnp.einsum("n,lns->ls", weights, rows)
+    return jnp.einsum("n,lnbk,bk,b->l", by_loss, rows, by_odds, jnp.sum(joint, axis=0))
+
+
+def _hat(at: Array, count: int) -> Float[Array, " n"]:
+    """Weights of linear interpolation at the place `at` of a row of `count` values."""
+    at = jnp.clip(at, 0, count - 1)
+    return jnp.maximum(1 - jnp.abs(at - jnp.arange(count, dtype=jnp.float32)), 0)
 
 
 @struct.dataclass
@@ -242,16 +261,14 @@ class EventRateRule(_Rule):
 
     def decide(self, plan, own, reading, light):
         rate, slice_s = own
-        hazard = rate * slice_s + 1e-6
-        survival = jnp.exp(-hazard * jnp.asarray(HORIZON, jnp.float32))
-        return plan_block(plan, light, reading.block_slices, survival, (1 - survival) / hazard, self.patience)
+        return plan_block(plan, light, reading.block_slices, rate * slice_s + 1e-5, self.patience)
 
 
 @struct.dataclass
 class EventBayesRule(_Rule):
     """Bayes filter of a calm/storm hazard with the population's constants, fed with events; telemetry is ignored."""
 
-    patience: Any = struct.field(0.95, low=0.0, doc="see plan_block")
+    patience: Any = struct.field(0.97, low=0.0, doc="see plan_block")
 
     def start(self, params):
         return start_filter(with_announced(hazard_of(params), 0.0), params.slice_s)
@@ -260,8 +277,7 @@ class EventBayesRule(_Rule):
         return own._replace(belief=advance_belief(own, reading.event, jnp.zeros((4, 4), jnp.float32))[0])
 
     def decide(self, plan, own, reading, light):
-        survival, duration = own.survival @ own.belief, own.duration @ own.belief
-        return plan_block(plan, light, reading.block_slices, survival, duration, self.patience)
+        return plan_block(plan, light, reading.block_slices, hazard_ahead(own, own.belief), self.patience)
 
 
 @struct.dataclass
@@ -271,8 +287,7 @@ class WeightedAlarmRule(_Rule):
     average_s: Any = struct.field(1200.0, low=1.0, unit="s", doc="time constant of the event rate's average")
     prior_interval_s: Any = struct.field(200.0, low=1.0, unit="s", doc="mean time between events assumed at the start")
     learning_rate: Any = struct.field(0.05, low=0.0, doc="step of the regression")
-    alarm_slices: Any = struct.field(16.0, low=1.0, unit="slice", doc="how long the raised hazard is expected to last")
-    patience: Any = struct.field(1.0, low=0.0, doc="see plan_block")
+    patience: Any = struct.field(0.94, low=0.0, doc="see plan_block")
 
     def start(self, params):
         k = 2 * len(CHANNELS)
@@ -295,32 +310,30 @@ class WeightedAlarmRule(_Rule):
         return rate, slice_s, weights, features
 
     def decide(self, plan, own, reading, light):
-        rate, slice_s, _, _ = own
-        base = rate * slice_s + 1e-6
-        now = jnp.clip(jax.nn.sigmoid(self._odds(own)), 1e-6, 0.9)
-        alarm = -jnp.log1p(-now)
-        in_alarm = jnp.minimum(HORIZON, self.alarm_slices)
-        survival = jnp.exp(-alarm * in_alarm - base * (HORIZON - in_alarm))
-        early = (1 - jnp.exp(-alarm * in_alarm)) / alarm
-        late = jnp.exp(-alarm * in_alarm) * (1 - jnp.exp(-base * (HORIZON - in_alarm))) / base
-        return plan_block(plan, light, reading.block_slices, survival, early + late, self.patience)
+        return plan_block(plan, light, reading.block_slices, jax.nn.softplus(self._odds(own)), self.patience)
 
 
 class Filter(NamedTuple):
     """A Bayes filter of one unit's hazard: constants and belief over 2 storm + buildup."""
 
     law: Any  # (4, 4, 2)
-    survival: Any  # (h, 4)
-    duration: Any  # (h, 4)
+    survival: Any  # (4,) chance of no event within HAZARD_SLICES, from each state
     belief: Any  # (..., 4)
 
 
 def start_filter(hazard: Hazard, slice_s: Any) -> Filter:
     law = hazard_law(hazard_rates(hazard, slice_s)).astype(jnp.float32)
-    survival, duration = survival_basis(law)
+    survival = jnp.ones(law.shape[0], jnp.float32)
+    for _ in range(HAZARD_SLICES):
+        survival = law[..., 0] @ survival
     storm = stationary_storm_prob(hazard)
     belief = jnp.stack([1 - storm, jnp.zeros_like(storm), storm, jnp.zeros_like(storm)]).astype(jnp.float32)
-    return Filter(law, survival, duration, belief)
+    return Filter(law, survival, belief)
+
+
+def hazard_ahead(filter_: Filter, belief: Float[Array, " 4"]) -> Array:
+    """Events per slice that this belief expects over the next slices."""
+    return -jnp.log(filter_.survival @ belief) / HAZARD_SLICES + 1e-5
 
 
 def advance_belief(filter_: Filter, event: Array, log_likelihood: Float[Array, "4 4"]) -> tuple[Array, Array]:
@@ -375,9 +388,9 @@ class TelemetryBayesRule(_Rule):
     gains: Any = struct.field((1.5, 3.0, 4.5), low=0.1, unit="sd", doc="sizes of announcing readings told apart")
     deaf_prior: Any = struct.field(0.05, low=0.0, high=1.0, doc="prior that no channel announces anything")
     noticed: Any = struct.field(
-        0.5, low=0.0, high=1.0, doc="announced events that the look-ahead counts on noticing, once sure of the channel"
+        0.8, low=0.0, high=1.0, doc="announced events that the look-ahead counts on noticing, once sure of the channel"
     )
-    stretch: Any = struct.field(1.5, low=0.1, doc="planned length over the best one if nothing were announced")
+    stretch: Any = struct.field(1.0, low=0.1, doc="planned length over the best one at the present hazard")
 
     def _gains(self) -> Float[Array, " h"]:
         """Gain of each hypothesis: every size in both directions, for every channel."""
@@ -441,13 +454,12 @@ class TelemetryBayesRule(_Rule):
     def decide(self, plan, own, reading, light):
         weights = jax.nn.softmax(own.evidence)
         hearing, deaf = weights[:-1] @ own.filters.belief, weights[-1] * own.deaf.belief
-        survival = own.filters.survival @ hearing + own.deaf.survival @ deaf
-        duration = own.filters.duration @ hearing + own.deaf.duration @ deaf
-        _, slices = plan_block(plan, light, reading.block_slices, survival, duration, 1.0)
+        hazard = -jnp.log(own.filters.survival @ hearing + own.deaf.survival @ deaf) / HAZARD_SLICES + 1e-5
+        _, slices = plan_block(plan, light, reading.block_slices, hazard, 1.0)
         # The surer of the channel, the more of the announced events will be noticed.
         by_channel = jnp.sum(weights[:-1].reshape(-1, len(CHANNELS)), axis=0)
-        sure = jnp.maximum(1 - jnp.abs(2 * jnp.max(by_channel) - jnp.arange(3.0)), 0)
-        worth = sure @ worth_going_on(own.lookahead, light, reading.block_slices) @ (hearing + deaf)
+        sure = _hat(2 * jnp.max(by_channel), 3)
+        worth = sure @ worth_going_on(own.lookahead, light, reading.block_slices, hearing + deaf)
         return (reading.block_slices > 0) & (worth < 0), self.stretch * slices
 
 
@@ -480,19 +492,18 @@ TUNING: dict[str, dict[str, tuple]] = {
         "prior_interval_s": (75, 150, 300, 600),
         "patience": (0.85, 0.94, 0.97, 1.0),
     },
-    "event-bayes": {"patience": (0.85, 0.9, 0.95, 1.0)},
+    "event-bayes": {"patience": (0.9, 0.94, 0.97, 1.0)},
     "weighted-alarm": {
         "average_s": (600, 1200, 2400),
         "prior_interval_s": (100, 200, 400),
         "learning_rate": (0.02, 0.05, 0.1, 0.3),
-        "alarm_slices": (4, 8, 16, 32),
-        "patience": (0.7, 0.85, 1.0),
+        "patience": (0.9, 0.94, 0.97, 1.0),
     },
     "telemetry-bayes": {
         "gains": ((3.0,), (2.0, 4.0), (1.5, 3.0, 4.5), (1.2, 2.4, 3.6, 4.8)),
         "deaf_prior": (0.01, 0.05, 0.2),
-        "noticed": (0.3, 0.4, 0.5, 0.6, 0.7),
-        "stretch": (1.0, 1.3, 1.5, 1.8),
+        "noticed": (0.5, 0.65, 0.8, 0.9),
+        "stretch": (0.8, 1.0, 1.2, 1.5),
     },
 }
 
