@@ -33,7 +33,9 @@ def true_unit(params: PolarizationParams, particles: int) -> Unit:
 class ToldFilter(PrivilegedAgent[Belief]):
     """The belief filter, told this unit's axes, gains, pigtail and walk. It sees of the light what anyone sees."""
 
-    filter: BeliefFilter = BeliefFilter(probe_steps=0, noise_floor=0.002, first_floor=0.0, threshold=0.003)
+    filter: BeliefFilter = dataclasses.field(
+        default_factory=lambda: BeliefFilter(probe_steps=0, noise_floor=0.002, first_floor=0.0, threshold=0.003)
+    )
     role: ClassVar[str] = "ceiling"
 
     def init(self, key, env, params, trace):

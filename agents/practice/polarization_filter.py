@@ -23,7 +23,7 @@ from qkd_gym.physics import polarization as pol
 
 #: Tolerances of a unit as its maker states them: of each axis component (rad), of the logarithm of a gain.
 AXIS_TOLERANCE_RAD, GAIN_TOLERANCE = 0.25, 0.25
-#: How often a candidate is drawn as if the cable had been handled, how often that is believed to happen, and by how much.
+#: How often a candidate is drawn as if the cable had been handled, how often that is believed, and by how much.
 _JUMP_DRAWN, _JUMP_PROB, _JUMP_RAD = 1 / 8, 1e-3, 0.4
 #: Mean extra error rate per squared misalignment about S1, S2, S3: S1 harms the X basis, S2 the Z basis, S3 both.
 ERROR_PER_SQUARE = (0.125, 0.125, 0.25)
@@ -88,7 +88,7 @@ def _axes_and_gains(unit: Unit) -> tuple[Array, Array]:
 
 
 def _train(frame: Array, axes: Array, angles: Array) -> tuple[Array, Array, Array]:
-    """Rotations behind each squeezer (n, 4, 3, 3), of all (n, 3, 3), and the axes as the analyser sees them (n, 4, 3)."""
+    """Rotations behind each squeezer (n, 4, 3, 3), of all (n, 3, 3), and the axes seen from the analyser (n, 4, 3)."""
     single = rotation(axes * angles[..., None])
     behind: list[Any] = [None] * 4
     total = frame
@@ -130,7 +130,7 @@ def effect_of(unit: Unit, before: Float[Array, "n 4"], after: Float[Array, "n 4"
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sizes:
+class Sizes:
     """Shapes of the filter: they select a program."""
 
     particles: int = 256
@@ -302,14 +302,16 @@ class BeliefFilter(Agent[Belief]):
     """Signed two-basis filter, joint in light and unit, with cautious control.
 
     It starts by shaking all squeezers under reference light; afterwards it buys a reading when the error that it
-    expects to be left after its best move passes `threshold`.
+    expects to be left after its best move passes `threshold`. Constants were chosen by hand on the tuning seed 11, with
+    16 to 32 episodes: `probe_rad` of 0.15 loses the light more often than 0.1; `threshold` from 0.002 to 0.005, `share`
+    from 0.05 to 0.1 and twice the particles make no difference that this tells apart.
 
     Args:
         walk_rad: walk per step and axis that it reckons with.
         noise_floor: of an error rate, so that finitely many candidates can match one; starts at `first_floor`.
     """
 
-    sizes: _Sizes = _Sizes()
+    sizes: Sizes = Sizes()
     walk_rad: Any = 0.045
     noise_floor: Any = 0.004
     first_floor: Any = 0.02
