@@ -121,7 +121,9 @@ class Renderer:
             x, y = target @ _RIGHT, target @ _UP
             axes.plot([0, x], [0, y], color=colour, lw=1, alpha=0.35)
             axes.plot(x, y, marker="o", ms=15, mfc="none", mec=colour, mew=1.8)
-            axes.annotate(name, (x, y), (x, y + 0.17), color=colour, fontsize=9, ha="center", va="center")
+            box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8}
+            # Outside of the ring, seen from the centre, where trails rarely go.
+            axes.text(1.4 * x, 1.4 * y - 0.12, name, color=colour, fontsize=9, ha="center", va="center", bbox=box)
             trail = np.array([m[:, i] for m in self._received[-_TRAIL:]])
             self._curve(axes, trail, colour, 1.6)
             end = trail[-1]

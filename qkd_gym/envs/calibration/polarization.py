@@ -182,7 +182,107 @@ def ideal_bits_per_step(params: PolarizationParams) -> Float[Array, ""]:
 
 @dataclasses.dataclass(frozen=True)
 class PolarizationAlignment(Environment[PolarizationState, PolarizationParams]):
-    """Hold the state of polarisation through a drifting fibre."""
+    """Hold the state of polarisation through a drifting fibre, with a controller whose map nobody has calibrated.
+
+    ## Description
+
+    A decoy-state BB84 link over buried fibre. The fibre turns the polarisation of what it carries, another way every
+    minute, and errors rise with the square of the misalignment. Four fibre squeezers in front of the receiver turn it
+    back. Which way each squeezer turns the light, and how far, differs from unit to unit and is hidden; so is where the
+    fibre stands. Error rates tell how bad things are and not which way to go; reference light tells more and costs key.
+
+    ## Observation Space
+
+    `Box(-1, 1, (20,), float32)`; with `reference="polarimeter"` `(22,)`. Values beyond the range are clipped; `decode`
+    turns an observation into physical units.
+
+    | index | quantity | scale |
+    |---|---|---|
+    | 0, 1 | error rate counted in the step, key basis Z and test basis X | 2 sqrt(2 E) - 1; E = 1/2 without clicks |
+    | 2, 3 | sifted clicks in Z and X | log10(1 + n) / 3 - 1 |
+    | 4-7 | voltages | over the range (2 pi rad) |
+    | 8-12 | last action, clipped as executed | 1 |
+    | 13 | fill of the open block | 2 x share - 1 |
+    | 14 | key of the open block | 2 x share of an ideal block - 1 |
+    | 15 | reference light was on | 0 or 1 |
+    | 16-19 | reference readings R_11, R_12, R_21, R_22; 0 where not bought | counted imbalance, 1 is 100 % |
+    | 20, 21 | polarimeter only: R_31, R_32 | same |
+
+    R_ij is the Stokes component i received of a state sent along j (S1: Z, S2: X, S3: circular), as counted on the
+    reference light, with its counting noise. Not seen: the fibre, the squeezers' positions behind their backlash, the
+    unit's constants, the time left, and bits of mismatched bases, which sifting drops in the receiver's firmware (design
+    choice). Errors in Z are known each step, as if error correction were immediate (an optimistic assumption).
+
+    ## Action Space
+
+    `Box(-1, 1, (5,), float32)`, clipped to the bounds.
+
+    | index | meaning | range |
+    |---|---|---|
+    | 0-3 | voltage increment of each squeezer | +-0.5 rad of nominal turn a step; stops at +-2 pi rad |
+    | 4 | reference light: a <= 0 off, else a/2 of the step | 0 to 0.5, and 5 % guard time whenever it is on |
+
+    No key is made during reference light and guard time. NaN or infinity counts as 0, and the step pools no counts.
+
+    ## Transition Dynamics
+
+    The squeezers move at once, through their backlash. The fibre takes two moves per step, each of them an isotropic
+    rotation of sqrt(dt / 2 tau) rad per Stokes axis (plus a slow steady turn, and where the scenario has them jumps and a
+    swaying span), and stands still in between. Clicks and errors of two intensities in two bases are Poisson, reference
+    readings binomial. No action reaches the fibre: the same key gives the same path of the fibre under any policy.
+
+    ## Reward
+
+    The increase in a step of the key that the open block would pay, over the ideal key per step of that unit, from all
+    eight counts pooled over the block (one-decoy finite key, eps_sec = 1e-10, eps_cor = 1e-15, authentication debited).
+    It telescopes to what each block pays at its close; bad seconds late in a block take key back. The ideal is perfect
+    alignment all the time without reference light; a return of 300 is a share of 1.
+
+    ## Starting State
+
+    Voltages uniform within +-2 rad, as somebody left them; the light 0.15 rad per axis off; an empty block.
+
+    ## Episode End
+
+    Truncated after 300 steps (5 min). Never terminated. An open block has been paid as it grew.
+
+    ## Arguments
+
+    `scenario`: see *Scenarios*. `reference`: `"two_basis"` (the receiver itself looks at the reference light) or
+    `"polarimeter"` (whole Stokes vectors: an easier variant). Constants of the link are `PolarizationParams`.
+
+    ## Physics provenance
+
+    Walk: Czegledi, Karlsson, Agrell, Johannisson, Sci. Rep. 6, 21217 (2016). Key: Rusca, Boaron, Gruenenfelder, Martin,
+    Zbinden, Appl. Phys. Lett. 112, 171104 (2018). Click model: Lim, Curty, Walenta, Xu, Zbinden, Phys. Rev. A 89, 022307
+    (2014), without afterpulses. Dead time: non-paralysable, all detectors blanked. Source settings are near the optimum
+    for 100 s blocks in the middle of the training losses (this model's own optimisation). Design choices without a
+    published source: decorrelation times (order of magnitude of buried urban fibre), 50 000 reference clicks/s, 5 % guard,
+    spread of axes (0.25 rad) and gains (25 %), backlash (0.03 rad), slew, range, start offset, wind, jumps, steady turn.
+
+    ## Validity
+
+    Polarisation-mode dispersion and polarisation-dependent loss are left out: fine below some GHz of bandwidth on modern
+    fibre. The fibre stands still within half steps: fine while the walk of a step, 0.03-0.06 rad, is small. Only drift per
+    step, clicks per step and slew over drift matter, so other time scales are rescalings (an aerial cable at ms steps needs
+    reference light of some 1e6 clicks/s or more).
+
+    ## Scenarios
+
+    `training`: tau log-uniform in 300-1000 s, 16-24 dB of fibre (5e4-3e5 clicks/s), every unit its own. `easy`: tau
+    3000-10 000 s, a unit as designed, its pigtail known, no backlash. `ood-aerial`, `ood-jumps`, `ood-low-counts`: one
+    shift each, everything else as in training.
+
+    ## Baselines
+
+    Practice: coordinate descent, SPGD, realign on alarm, learned inversion, and a Bayesian belief filter, joint in light
+    and unit. Ceiling: that filter told the unit. Oracle: exact inverse on the true fibre, which cannot know the coming
+    move. Figures: docs/tasks/polarization_alignment.md.
+
+    ## Version History
+
+    v0: first version.
+    """
 
     reference: str = "two_basis"
 
