@@ -209,9 +209,10 @@ class PolarizationAlignment(Environment[PolarizationState, PolarizationParams]):
     | 20, 21 | polarimeter only: R_31, R_32 | same |
 
     R_ij is the Stokes component i received of a state sent along j (S1: Z, S2: X, S3: circular), as counted on the
-    reference light, with its counting noise. Not seen: the fibre, the squeezers' positions behind their backlash, the
-    unit's constants, the time left, and bits of mismatched bases, which sifting drops in the receiver's firmware (design
-    choice). Errors in Z are known each step, as if error correction were immediate (an optimistic assumption).
+    reference light, with its counting noise. Not seen: the fibre, the squeezers' positions behind their backlash,
+    the unit's constants, the time left, and bits of mismatched bases, which sifting drops in the receiver's
+    firmware (design choice). Errors in Z are known each step, as if error correction were immediate (an optimistic
+    assumption).
 
     ## Action Space
 
@@ -226,10 +227,11 @@ class PolarizationAlignment(Environment[PolarizationState, PolarizationParams]):
 
     ## Transition Dynamics
 
-    The squeezers move at once, through their backlash. The fibre takes two moves per step, each of them an isotropic
-    rotation of sqrt(dt / 2 tau) rad per Stokes axis (plus a slow steady turn, and where the scenario has them jumps and a
-    swaying span), and stands still in between. Clicks and errors of two intensities in two bases are Poisson, reference
-    readings binomial. No action reaches the fibre: the same key gives the same path of the fibre under any policy.
+    The squeezers move at once, through their backlash. The fibre takes two moves per step, each of them an
+    isotropic rotation of sqrt(dt / 2 tau) rad per Stokes axis (plus a slow steady turn, and where the scenario has
+    them jumps and a swaying span), and stands still in between. Clicks and errors of two intensities in two bases
+    are Poisson, reference readings binomial. No action reaches the fibre: the same key gives the same path of the
+    fibre under any policy.
 
     ## Reward
 
@@ -253,19 +255,20 @@ class PolarizationAlignment(Environment[PolarizationState, PolarizationParams]):
 
     ## Physics provenance
 
-    Walk: Czegledi, Karlsson, Agrell, Johannisson, Sci. Rep. 6, 21217 (2016). Key: Rusca, Boaron, Gruenenfelder, Martin,
-    Zbinden, Appl. Phys. Lett. 112, 171104 (2018). Click model: Lim, Curty, Walenta, Xu, Zbinden, Phys. Rev. A 89, 022307
-    (2014), without afterpulses. Dead time: non-paralysable, all detectors blanked. Source settings are near the optimum
-    for 100 s blocks in the middle of the training losses (this model's own optimisation). Design choices without a
-    published source: decorrelation times (order of magnitude of buried urban fibre), 50 000 reference clicks/s, 5 % guard,
-    spread of axes (0.25 rad) and gains (25 %), backlash (0.03 rad), slew, range, start offset, wind, jumps, steady turn.
+    Walk: Czegledi, Karlsson, Agrell, Johannisson, Sci. Rep. 6, 21217 (2016). Key: Rusca, Boaron, Gruenenfelder,
+    Martin, Zbinden, Appl. Phys. Lett. 112, 171104 (2018). Click model: Lim, Curty, Walenta, Xu, Zbinden, Phys. Rev.
+    A 89, 022307 (2014), without afterpulses. Dead time: non-paralysable, all detectors blanked. Source settings are
+    near the optimum for 100 s blocks in the middle of the training losses (this model's own optimisation). Design
+    choices without a published source: decorrelation times (order of magnitude of buried urban fibre), 50 000
+    reference clicks/s, 5 % guard, spread of axes (0.25 rad) and gains (25 %), backlash (0.03 rad), slew, range,
+    start offset, wind, jumps, steady turn.
 
     ## Validity
 
-    Polarisation-mode dispersion and polarisation-dependent loss are left out: fine below some GHz of bandwidth on modern
-    fibre. The fibre stands still within half steps: fine while the walk of a step, 0.03-0.06 rad, is small. Only drift per
-    step, clicks per step and slew over drift matter, so other time scales are rescalings (an aerial cable at ms steps needs
-    reference light of some 1e6 clicks/s or more).
+    Polarisation-mode dispersion and polarisation-dependent loss are left out: fine below some GHz of bandwidth on
+    modern fibre. The fibre stands still within half steps: fine while the walk of a step, 0.03-0.06 rad, is small.
+    Only drift per step, clicks per step and slew over drift matter, so other time scales are rescalings (an aerial
+    cable at ms steps needs reference light of some 1e6 clicks/s or more).
 
     ## Scenarios
 
@@ -275,9 +278,9 @@ class PolarizationAlignment(Environment[PolarizationState, PolarizationParams]):
 
     ## Baselines
 
-    Practice: coordinate descent, SPGD, realign on alarm, learned inversion, and a Bayesian belief filter, joint in light
-    and unit. Ceiling: that filter told the unit. Oracle: exact inverse on the true fibre, which cannot know the coming
-    move. Figures: docs/tasks/polarization_alignment.md.
+    Practice: coordinate descent, SPGD, realign on alarm, learned inversion, and a Bayesian belief filter, joint in
+    light and unit. Ceiling: that filter told the unit. Oracle: exact inverse on the true fibre, which cannot know
+    the coming move. Figures: docs/tasks/polarization_alignment.md.
 
     ## Version History
 
