@@ -29,6 +29,8 @@ Params = dict[str, Any]
 
 #: Standardised observations are clipped to this many deviations.
 OBSERVATION_CLIP = 10.0
+#: Running statistics remember about this many samples: a policy soon sees other states than its beginner did.
+MEMORY = 1e6
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
 
@@ -294,7 +296,7 @@ def gru_cell(gru: Params, hidden: Float[Array, "b h"], projected: Float[Array, "
 
 
 class Moments(NamedTuple):
-    """Running mean and variance (Chan, Golub, LeVeque 1983)."""
+    """Running mean and variance (Chan, Golub, LeVeque 1983), with a limited memory."""
 
     count: Array
     mean: Array
@@ -305,10 +307,10 @@ class Moments(NamedTuple):
         return Moments(jnp.float32(0), jnp.zeros(shape, jnp.float32), jnp.ones(shape, jnp.float32))
 
     def update(self, samples: Array) -> Moments:
-        """Add samples, `(..., *shape)`."""
+        """Add samples, `(..., *shape)`. All weigh the same until `MEMORY`; from then on old ones fade."""
         samples = samples.reshape(-1, *self.mean.shape)
         count = jnp.float32(samples.shape[0])
-        total = self.count + count
+        total = jnp.minimum(self.count, MEMORY) + count
         delta = samples.mean(0) - self.mean
         share = count / total
         var = self.var * (1 - share) + samples.var(0) * share + delta * delta * share * (1 - share)
