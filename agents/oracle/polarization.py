@@ -73,13 +73,13 @@ class ExactInverse(PrivilegedAgent[None]):
         for _ in range(self.iterations):
             error = rotation_vector(pol.matrix(net_rotation(params, goal, state.fibre, wind)))
             jacobian = effect_of(unit, goal[None], goal[None]).jacobian[0]
-            gram = jacobian @ jacobian.T + self.damping * jnp.eye(3)
+            gram = jacobian @ jacobian.T + self.damping * jnp.eye(3, dtype=jnp.float32)
             # what moves to the middle of the range, less what that does to the light
             middle = -self.centring * goal
             move = middle - jacobian.T @ jnp.linalg.solve(gram, error + jacobian @ middle)
             goal = jnp.clip(goal + move, state.position - params.slew_rad, state.position + params.slew_rad)
         push = through_backlash(goal - state.position, state.position, state.voltage, params.backlash_rad)
-        return jnp.append(jnp.clip(push / params.slew_rad, -1, 1), -1.0), None
+        return jnp.append(jnp.clip(push / params.slew_rad, -1, 1), jnp.float32(-1)), None
 
 
 AGENTS: dict[str, PrivilegedAgent] = {"told_filter": ToldFilter(), "exact_inverse": ExactInverse()}

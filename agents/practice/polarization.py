@@ -110,7 +110,7 @@ class Spgd(Agent[Climb]):
     def act(self, key, carry, obs, mask):
         c = carry
         excess = excess_error(decode(obs, c.params), c.params, self.weight_x)
-        fresh = jnp.where(jax.random.bernoulli(key, 0.5, (4,)), 1.0, -1.0)
+        fresh = jax.random.rademacher(key, (4,), jnp.float32)
         size = jnp.clip(self.shake * jnp.sqrt(jnp.maximum(excess, 0)), self.floor_rad, self.cap_rad) * fresh
         # After the shake out: remember the error, swing to the other side. After that: settle, and shake anew.
         back = c.phase == 1
@@ -119,7 +119,7 @@ class Spgd(Agent[Climb]):
         settle = c.move - self.rate * slope * c.move / shaken * jnp.sqrt(jnp.maximum(0.5 * (c.best + excess), 0))
         move = jnp.where(back, -2 * c.move, jnp.where(c.phase == 2, settle, 0.0) + size)
         held = jnp.where(back, c.move, size)
-        phase = jnp.where(back, 2, 1)
+        phase = jnp.where(back, jnp.int32(2), jnp.int32(1))
         return act_on(move, c.params), c._replace(move=held, best=jnp.where(back, excess, c.best), phase=phase)
 
 
@@ -182,7 +182,7 @@ class LearnedInversion(Agent[Map]):
     def init(self, key, env, params):
         jacobian = 0.05 * jax.random.normal(key, (3, 4), jnp.float32)
         zero = jnp.zeros(4, jnp.float32)
-        return Map(params, jnp.full(3, params.start_offset_rad), jacobian, zero, jnp.int32(0))
+        return Map(params, jnp.full(3, params.start_offset_rad, jnp.float32), jacobian, zero, jnp.int32(0))
 
     def act(self, key, carry, obs, mask):
         c, p = carry, carry.params
@@ -194,9 +194,9 @@ class LearnedInversion(Agent[Map]):
         moved = jnp.sum(c.move * c.move)
         jacobian = c.jacobian + self.learning_rate * surprise[:, None] * c.move[None, :] / (moved + 0.01)
         # damped least squares in closed form
-        gram = jacobian @ jacobian.T + self.damping * jnp.eye(3)
+        gram = jacobian @ jacobian.T + self.damping * jnp.eye(3, dtype=jnp.float32)
         invert = -self.gain * jacobian.T @ jnp.linalg.solve(gram, error)
-        there = jnp.where((c.time // 4) % 2 == 0, 1.0, -1.0)
+        there = jnp.where((c.time // 4) % 2 == 0, jnp.float32(1), jnp.float32(-1))
         probe = self.probe_rad * there * jax.nn.one_hot(c.time % 4, 4, dtype=jnp.float32)
         probing = c.time < self.probe_steps
         move = jnp.clip(jnp.where(probing, probe, invert), -p.slew_rad, p.slew_rad)

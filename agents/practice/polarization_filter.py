@@ -69,7 +69,8 @@ def rotation(vectors: Float[Array, "... 3"]) -> Float[Array, "... 3 3"]:
     angle = jnp.sqrt(squared)
     cross = -jnp.einsum("ijk,...k->...ij", _LEVI_CIVITA, vectors)
     twice = jnp.einsum("...ij,...jk->...ik", cross, cross)
-    return jnp.eye(3) + jnp.sin(angle) / angle * cross + (1 - jnp.cos(angle)) / squared * twice
+    one = jnp.broadcast_to(jnp.eye(3, dtype=cross.dtype), cross.shape)
+    return one + jnp.sin(angle) / angle * cross + (1 - jnp.cos(angle)) / squared * twice
 
 
 def rotation_vector(matrices: Float[Array, "... 3 3"]) -> Float[Array, "... 3"]:
@@ -83,7 +84,7 @@ def rotation_vector(matrices: Float[Array, "... 3 3"]) -> Float[Array, "... 3"]:
 
 
 def _axes_and_gains(unit: Unit) -> tuple[Array, Array]:
-    axes = _AXES + jnp.einsum("nkt,ktc->nkc", unit.tilts, _ACROSS)
+    axes = _AXES[None] + jnp.einsum("nkt,ktc->nkc", unit.tilts, _ACROSS)
     return axes / jnp.sqrt(jnp.sum(axes * axes, axis=-1, keepdims=True)), jnp.exp(unit.log_gains)
 
 
@@ -124,7 +125,7 @@ def effect_of(unit: Unit, before: Float[Array, "n 4"], after: Float[Array, "n 4"
     by_tilt = _tilt_slopes(behind_1, axes, gains * after) - jnp.einsum(
         "nij,njkt->nikt", turn, _tilt_slopes(behind_0, axes, gains * before)
     )
-    by_frame = jnp.eye(3) - turn
+    by_frame = jnp.eye(3, dtype=turn.dtype)[None] - turn
     slopes = jnp.concatenate([by_frame, by_tilt.reshape(-1, 3, 8), by_gain], axis=-1)
     return Effect(turn, slopes, jnp.einsum("nk,nki->nik", gains, seen_1))
 
@@ -227,7 +228,7 @@ def advance(key: Any, belief: Belief, reading: Reading, walk_rad: Any, noise_flo
     # candidates: what the unit's uncertainty, the walk, and rarely a jump, may have added
     half = 0.5 * walk_rad * walk_rad
     crossed = jnp.einsum("nij,njk->nik", effect.slopes, belief.spread)
-    covariance = jnp.einsum("nij,nkj->nik", crossed, effect.slopes) + half * jnp.eye(3)
+    covariance = jnp.einsum("nij,nkj->nik", crossed, effect.slopes) + half * jnp.eye(3, dtype=jnp.float32)[None]
     root = _cholesky(covariance)
     z = jax.random.normal(k_move, (6, n, m), jnp.float32)
     jumps = jnp.arange(m) < round(m * _JUMP_DRAWN)
@@ -283,13 +284,13 @@ def best_move(belief: Belief, damping: Any, centring: Any) -> tuple[Array, Array
     error = rotation_vector(belief.net)
     weights = jnp.asarray(ERROR_PER_SQUARE, jnp.float32)
     n = error.shape[0]
-    curvature = jnp.einsum("nik,i,nil->kl", jacobian, weights, jacobian) / n + damping * jnp.eye(4)
+    curvature = jnp.einsum("nik,i,nil->kl", jacobian, weights, jacobian) / n + damping * jnp.eye(4, dtype=jnp.float32)
     slope = jnp.einsum("nik,i,ni->k", jacobian, weights, error) / n
     middle = jnp.mean(belief.position, axis=0)
     move = -jnp.linalg.solve(curvature, slope + damping * centring * middle)
     move = jnp.clip(move, -belief.params.slew_rad, belief.params.slew_rad)
     left = error + jnp.einsum("nik,k->ni", jacobian, move)
-    return move, jnp.mean(jnp.sum(weights * left * left, axis=-1))
+    return move, jnp.mean(left * left @ weights)
 
 
 def through_backlash(move: Array, position: Array, voltage: Array, backlash_rad: Any) -> Float[Array, "4"]:
@@ -332,7 +333,7 @@ class BeliefFilter(Agent[Belief]):
         params, reading = carry.params, decode(obs, carry.params)
         k_filter, k_probe = jax.random.split(key)
         start = carry.time == 0
-        carry = carry._replace(position=jnp.where(start, carry.position + reading.voltage_rad, carry.position))
+        carry = carry._replace(position=jnp.where(start, carry.position + reading.voltage_rad[None], carry.position))
         floor = self.noise_floor + self.first_floor * jnp.exp(-0.2 * carry.time)
         after = advance(k_filter, carry, reading, self.walk_rad, floor, self.sizes.candidates)
         # The first observation shows voltages and no counts.

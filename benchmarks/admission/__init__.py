@@ -1,0 +1,1 @@
+"""The figures by which a task is released: every agent on every scenario, paired."""
