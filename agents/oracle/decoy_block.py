@@ -117,8 +117,8 @@ class ClairvoyantSchedule(PrivilegedAgent[Schedule]):
 
 
 #: Grid of the clairvoyant's table: log10 of a block's light, and its mean loss in dB.
-_LIGHT = np.arange(5.5, 12.76, 0.0625)
-_LOSS_DB = np.arange(0.0, 45.1, 1.5)
+_LIGHT = np.arange(5.5, 12.76, 0.0625, dtype=np.float32)
+_LOSS_DB = np.arange(0.0, 45.1, 1.5, dtype=np.float32)
 
 
 def clairvoyant_schedule(event: Array, loss_db: Array, params: DecoyBlockParams) -> Schedule:
@@ -134,7 +134,7 @@ def clairvoyant_schedule(event: Array, loss_db: Array, params: DecoyBlockParams)
         mean = mean_slice_counts(loss, settings, params)
         return block_key_bits(light / eta / pulses * mean, settings, params) / light
 
-    grid_light, grid_loss = jnp.asarray(10**_LIGHT, jnp.float32), jnp.asarray(_LOSS_DB, jnp.float32)
+    grid_light, grid_loss = jnp.asarray(np.float32(10) ** _LIGHT), jnp.asarray(_LOSS_DB)
     table = jax.vmap(lambda light: jax.vmap(lambda loss: expected_bits(light, loss))(grid_loss))(grid_light).reshape(-1)
     width = len(_LOSS_DB)
 
@@ -159,7 +159,7 @@ def _best_blocks(event: Array, light_now: Array, bits: Callable[[Array, Array], 
     """For each slice: where the block that ends with it begins in the best schedule so far (the next slice: none ends
     here), and its light. Dynamic programming over all pairs of ends, one column of starts at a time."""
     steps = event.shape[0]
-    starts = jnp.arange(steps)
+    starts = jnp.arange(steps, dtype=jnp.int32)
 
     def extend(carry: tuple[Array, Array, Array], now: tuple[Array, Array, Array]) -> tuple[Any, Any]:
         best, light, slices = carry
@@ -168,7 +168,7 @@ def _best_blocks(event: Array, light_now: Array, bits: Callable[[Array, Array], 
         light, slices = jnp.where(inside, light + gained, 0), jnp.where(inside, slices + 1, 0)
         whole = inside & (slices == index - starts + 1)  # no event since the start
         total = jnp.where(whole, best[:-1] + bits(light, slices.astype(jnp.float32)), -1)
-        start = jnp.argmax(total)
+        start = jnp.argmax(total).astype(jnp.int32)
         used = total[start] > best[index]
         best = best.at[index + 1].set(jnp.maximum(total[start], best[index]))
         return (best, light, slices), (jnp.where(used, start, index + 1), light[start])
@@ -191,7 +191,7 @@ def _walk_back(begin: Array, light: Array) -> Schedule:
 
     steps = begin.shape[0]
     end = (jnp.int32(steps), jnp.float32(0))
-    _, (close, total) = jax.lax.scan(back, end, (jnp.arange(steps), begin, light), reverse=True)
+    _, (close, total) = jax.lax.scan(back, end, (jnp.arange(steps, dtype=jnp.int32), begin, light), reverse=True)
     eta = jnp.float32(10**-2.5)
     settings = jax.vmap(lambda x: encode_settings(near_optimal_settings(jnp.maximum(x, 1) / eta, eta)))(total)
     return Schedule(close, settings)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from agents.practice.decoy_block import Plan, make_action, make_plan
+from agents.practice.decoy_block import EventBayesRule, Plan, make_action, make_plan
 from qkd_gym import struct
 from qkd_gym.envs.calibration.decoy_block import (
     DecoyBlockParams,
@@ -81,19 +81,23 @@ def solve() -> Policy:
     law = np.asarray(storm_law(params), np.float64)
     quiet, event = (_belief_step(beliefs, law[..., e]) for e in (0, 1))
     value = block_values(params)
-    gained = jnp.concatenate([jnp.diff(value, axis=1), jnp.zeros((len(PLANS), 1))], axis=1)
+    gained = jnp.concatenate([jnp.diff(value, axis=1), jnp.zeros((len(PLANS), 1), jnp.float32)], axis=1)
 
     def go_on(ahead: Array, fresh: Array) -> Array:
         older = jnp.concatenate([ahead[:, 1:], ahead[:, -1:]], axis=1)
-        kept = quiet.chance * (gained[:, :, None] + older @ quiet.interpolate)
-        return kept + event.chance * ((fresh @ event.interpolate)[None, None, :] - value[:, :, None])
+        kept = quiet.chance[None, None] * (gained[:, :, None] + older @ quiet.interpolate)
+        return kept + event.chance[None, None] * ((fresh @ event.interpolate)[None, None, :] - value[:, :, None])
 
     def sweep(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         worth = go_on(*carry[:2])
         fresh = jnp.max(worth[:, 0], axis=0)
-        return jnp.maximum(worth, fresh) - fresh[0], fresh - fresh[0], fresh[0]
+        return jnp.maximum(worth, fresh[None, None]) - fresh[0], fresh - fresh[0], fresh[0]
 
-    start = (jnp.zeros((len(PLANS), OLDEST + 1, len(beliefs))), jnp.zeros(len(beliefs)), jnp.float32(0))
+    start = (
+        jnp.zeros((len(PLANS), OLDEST + 1, len(beliefs)), jnp.float32),
+        jnp.zeros(len(beliefs), jnp.float32),
+        jnp.float32(0),
+    )
     ahead, fresh, rate = jax.jit(lambda: jax.lax.fori_loop(0, SWEEPS, sweep, start))()
     worth = np.asarray(go_on(ahead, fresh))
     keep = worth[:, 1:] >= np.max(worth[:, 0], axis=0) - 1e-6  # (plans, ages from 1, beliefs)
@@ -169,6 +173,16 @@ class ReferenceOptimum(Agent[Memory]):
         slices = jnp.asarray(PLANS, jnp.float32)[planned]
         action = make_action(carry.plan, reading, reading.nominal_loss_db, close, slices)
         return action, carry._replace(belief=belief, planned=planned)
+
+
+@struct.dataclass
+class KnownHazardBayesRule(EventBayesRule):
+    """The practice rule `EventBayesRule`, told the constants of the scenario `reference`: how close a rule comes."""
+
+    patience: Any = struct.field(1.0, low=0.0, doc="see plan_block")
+
+    def start(self, params):
+        return super().start(strong(reference_params()))
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ from qkd_gym.envs.calibration.decoy_block import (
     hazard_of,
     mean_slice_counts,
 )
+from qkd_gym.envs.core import strong
 from qkd_gym.evaluation.agent import Agent
 from qkd_gym.evaluation.runner import evaluate
 from qkd_gym.physics.decoy_settings import near_optimal_settings
@@ -44,7 +45,7 @@ HAZARD_SLICES = 5
 AGES = 200
 LOG_ODDS = np.linspace(-6.0, 5.0, 12, dtype=np.float32)
 #: log10(pulses x transmittance) of the rows of the block-value table.
-_LIGHT = np.arange(5.5, 12.51, 0.125)
+_LIGHT = np.arange(5.5, 12.51, 0.125, dtype=np.float32)
 #: Loss at which that table is made; at equal light the key hardly depends on it.
 _TABLE_LOSS_DB = 15.0
 
@@ -67,7 +68,7 @@ class Memory(NamedTuple):
 
 def make_plan(params: DecoyBlockParams) -> Plan:
     """The value of a block by its light, from the key formula at expected counts and looked-up settings."""
-    light = jnp.asarray(10**_LIGHT, jnp.float32)
+    light = jnp.asarray(np.float32(10) ** _LIGHT)
     eta = params.receiver_efficiency * np.float32(10 ** (-_TABLE_LOSS_DB / 10))
 
     def bits(total: Array) -> Array:
@@ -124,7 +125,7 @@ def continuation(plan: Plan, light: Array, law: Float[Array, "4 4 2"]) -> Float[
     """
     value = block_value(plan, light * jnp.arange(AGES + 1, dtype=jnp.float32))
     value = value * (AGES / jnp.maximum(value[-1], 1))
-    gained = jnp.concatenate([jnp.diff(value), jnp.zeros(1)])
+    gained = jnp.concatenate([jnp.diff(value), jnp.zeros(1, jnp.float32)])
     storm = jax.nn.sigmoid(jnp.asarray(LOG_ODDS))
     prior = jnp.stack([1 - storm, storm], axis=1)
     by_level = law.reshape(2, 2, 2, 2, 2)  # from storm, buildup to storm, buildup, event
@@ -291,7 +292,12 @@ class WeightedAlarmRule(_Rule):
 
     def start(self, params):
         k = 2 * len(CHANNELS)
-        return jnp.float32(1 / self.prior_interval_s), params.slice_s, jnp.zeros(k), jnp.zeros(k)
+        return (
+            jnp.float32(1 / self.prior_interval_s),
+            params.slice_s,
+            jnp.zeros(k, jnp.float32),
+            jnp.zeros(k, jnp.float32),
+        )
 
     def _odds(self, own):
         rate, slice_s, weights, features = own
@@ -405,25 +411,25 @@ class TelemetryBayesRule(_Rule):
         return Mixture(
             filters=told._replace(belief=jnp.tile(told.belief, (hypotheses, 1))),
             deaf=start_filter(with_announced(hazard, 0.0), params.slice_s),
-            innocent=jnp.tile(jnp.array([1.0, 0.0]), (hypotheses, 1)),
+            innocent=jnp.tile(jnp.array([1.0, 0.0], jnp.float32), (hypotheses, 1)),
             innocent_law=jnp.stack([jnp.stack([1 - begin, begin]), jnp.stack([end, 1 - end])]),
-            side=jnp.zeros(hypotheses),
+            side=jnp.zeros(hypotheses, jnp.float32),
             evidence=jnp.log(jnp.stack([(1 - deaf) / hypotheses] * hypotheses + [deaf])),
-            last=jnp.zeros(len(CHANNELS)),
+            last=jnp.zeros(len(CHANNELS), jnp.float32),
             noise_time_s=params.telemetry_noise_time_s,
             slice_s=params.slice_s,
             lookahead=make_lookahead(
                 make_plan(params),
                 params,
                 jnp.stack([noticed_law(params, share) for share in (0.0, self.noticed / 2, self.noticed)]),
-                np.arange(-12.0, 21.0, 4.0),
+                np.arange(-12.0, 21.0, 4.0, dtype=np.float32),
             ),
         )
 
     def learn(self, own, reading):
         gains = self._gains()
         repeats = len(gains) // len(CHANNELS)
-        on = jnp.array([0.0, 1.0])
+        on = jnp.array([0.0, 1.0], jnp.float32)
 
         def one(belief: Array, innocent: Array, gain: Array, now: Array, last: Array) -> tuple[Array, ...]:
             likelihood = reading_likelihood(now, last, gain, jnp.asarray(BUILDUP), own.noise_time_s, own.slice_s)
@@ -434,7 +440,7 @@ class TelemetryBayesRule(_Rule):
         beliefs, gained, innocent, side = jax.vmap(one)(
             own.filters.belief, own.innocent, gains, jnp.tile(reading.telemetry, repeats), jnp.tile(own.last, repeats)
         )
-        deaf, deaf_gained = advance_belief(own.deaf, reading.event, jnp.zeros((4, 4)))
+        deaf, deaf_gained = advance_belief(own.deaf, reading.event, jnp.zeros((4, 4), jnp.float32))
 
         def innocent_evidence(side: Array) -> Array:
             """Log-likelihood of each channel if it announces nothing, whatever the gain of its own excursions."""
@@ -526,11 +532,16 @@ def tune(agents: dict[str, Any], scans: dict[str, dict[str, tuple]], episodes: i
 
 def check_settings() -> None:
     """Compare the look-up table with the best settings of a search, over loss and pulses; prints ratios of the keys."""
-    params = DecoyBlockParams()
     print("loss dB  log10 pulses: share of the best found key")
     for loss_db in (6.0, 10.0, 14.0, 18.0, 22.0, 26.0):
-        ratios = [float(_table_share(jax.random.key(0), params, loss_db, 10.0**n)) for n in (9.75, 10.5, 11.25, 12.0)]
+        ratios = [check_table_share(loss_db, 10.0**n) for n in (9.75, 10.5, 11.25, 12.0)]
         print(f"{loss_db:6.0f}   " + "  ".join(f"{r:.4f}" for r in ratios), flush=True)
+
+
+def check_table_share(loss_db: float, pulses: float) -> float:
+    """Key with the table's settings over the best found, for a block of `pulses` at this loss."""
+    params = strong(DecoyBlockParams())
+    return float(_table_share(jax.random.key(0), params, jnp.float32(loss_db), jnp.float32(pulses)))
 
 
 @jax.jit
@@ -547,12 +558,12 @@ def _table_share(key: Any, params: DecoyBlockParams, loss_db: Any, pulses: Any) 
 
     def search(carry: tuple[Array, Array], key: Any) -> tuple[Any, Array]:
         mean, spread = carry
-        tried = mean + spread * jax.random.normal(key, (256, 5))
+        tried = mean[None] + spread[None] * jax.random.normal(key, (256, 5), jnp.float32)
         values = jax.vmap(bits)(tried)
         elite = tried[jax.lax.top_k(values, 24)[1]]
         return (elite.mean(axis=0), elite.std(axis=0) + 1e-4), values.max()
 
-    _, best = jax.lax.scan(search, (table, jnp.full(5, 0.3)), jax.random.split(key, 60))
+    _, best = jax.lax.scan(search, (table, jnp.full(5, 0.3, jnp.float32)), jax.random.split(key, 60))
     return bits(table) / jnp.maximum(best.max(), 1)
 
 

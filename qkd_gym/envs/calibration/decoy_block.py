@@ -228,7 +228,108 @@ _LOG10 = math.log(10.0)
 
 @dataclasses.dataclass(frozen=True)
 class DecoyBlock(Environment[DecoyBlockState, DecoyBlockParams]):
-    """Choose the decoy settings of a privacy-amplification block and when to close it."""
+    """Choose the decoy settings of a privacy-amplification block and when to close it.
+
+    ## Description
+
+    A decoy-state BB84 link collects clicks into a block, from which a finite-key bound distils secret key. Long
+    blocks pay more a second. But now and then an event (a lost lock, a blinded gate, a bias jump) spoils the open
+    block, and all its key is lost. Events come in storms, and most end a build-up of some slices that moves one of
+    the unit's readings; which one, which way and how far differs from unit to unit, and the other readings stray by
+    themselves.
+
+    ## Observation Space
+
+    `Box(-2, 2, (28,), float32)`, clipped; `decode` turns an observation into physical units, `OBSERVATION` names it.
+
+    | index | quantity | scale |
+    |---|---|---|
+    | 0 | time left | 1 at the start, -1 at the end |
+    | 1 | clock | log10(Hz) - 8 |
+    | 2, 3 | nominal loss; loss estimated from the slice's clicks by the data sheet | (dB - 16) / 8 |
+    | 4, 5 | error rate of the slice, key and test basis | 2 sqrt(2 E) - 1 |
+    | 6, 7 | clicks of the slice, key and test basis | log10(1 + n) / 5 - 1 |
+    | 8, 9 | clicks pooled in the block, key and test basis | log10(1 + n) / 5 - 1 |
+    | 10, 11 | error rate of the block, key and test basis | 2 sqrt(2 E) - 1 |
+    | 12 | what closing pays now | log10(1 + bit) / 5 - 1 |
+    | 13 | slices in the block | ln(1 + n) / 3.3 - 1 |
+    | 14 | an event spoilt the slice | 0 or 1 |
+    | 15 | slices since the last event | ln(1 + n) / 3.3 - 1 |
+    | 16-18 | event rate per slice, averaged over 60, 300, 1500 s | log10(r + 0.001) / 1.5 + 1 |
+    | 19-22 | temperature gradient, vibration, pilot power, bias current | standard deviations of their noise / 6 |
+    | 23-27 | settings in force | as in the action |
+
+    Not seen: the loss itself, misalignment, dark counts, the level of the hazard, build-ups, the unit's constants.
+
+    ## Action Space
+
+    `Box(-1, 1, (6,), float32)`, clipped to the bounds.
+
+    | index | meaning | range |
+    |---|---|---|
+    | 0 | close the block before this slice if above 0 | |
+    | 1 | mu1, signal | 0.3 to 0.9 photon/pulse |
+    | 2 | mu2, decoy | 0.03 to 0.4 photon/pulse, at most 0.9 mu1 |
+    | 3, 4 | probability of mu1, of mu2 | 0.02 to 0.95; 0.05 to 0.9, together at most 0.98 |
+    | 5 | probability q of the key basis | 0.5 to 0.995, logarithmic in 1 - q |
+
+    The settings count where a slice starts a block (after a close or an event); until then they are frozen. NaN or
+    infinity counts as the middle of the range: nothing is closed or latched, and the slice pools no counts.
+
+    ## Transition Dynamics
+
+    The loss follows an Ornstein-Uhlenbeck process and sudden steps; the hazard switches between calm and storm.
+    Build-ups begin at a rate set by the level and end in an event or fade. Twelve counts (three intensities, two
+    bases, clicks and errors) are Poisson. No action reaches loss, events or readings: the same key gives the same
+    ones under any policy.
+
+    ## Reward
+
+    The change in a slice of the key that the pooled block would pay (two-decoy finite key, eps_sec = 1e-10, eps_cor =
+    1e-15, authentication debited), over the key per slice of an optimal 300 s block at the unit's nominal loss. It
+    telescopes to what each block pays at its close; an event takes the open block's key back.
+
+    ## Starting State
+
+    An empty block; loss and level of the hazard from their stationary laws; no build-up.
+
+    ## Episode End
+
+    Truncated after 720 slices (1 h). Never terminated. The open block has been paid as it grew.
+
+    ## Arguments
+
+    `scenario`: see *Scenarios*. Constants of the link and the unit are `DecoyBlockParams`.
+
+    ## Physics provenance
+
+    Key, click model and receiver: Lim, Curty, Walenta, Xu, Zbinden, Phys. Rev. A 89, 022307 (2014), with the whole
+    transmittance in the error model. Design choices without a published source: everything about loss drift, events,
+    build-ups and readings (`qkd_gym.physics.disturbance`), the spread of units, 5 s slices, 300 s reference blocks,
+    1024 bit of authentication a block.
+
+    ## Validity
+
+    No dead time: below 1 % at 1 GHz with detectors that recover in 2 ns. The loss is constant within a slice. Light
+    that arrives while an event lasts has an error rate of 1/2, and its slice is never pooled.
+
+    ## Scenarios
+
+    `training`: 60-120 km, units differ in everything hidden. `easy`: 80 km, long calms. `reference`: all constants
+    known and nothing announced, so that the optimum is known (`agents.oracle.decoy_reference`). `ood-100MHz`,
+    `ood-hazard`, `ood-pass`: one shift each.
+
+    ## Baselines
+
+    Practice: fixed lengths, event-rate rule, Bayes filter of events, alarm weighted on line, Bayes filter over which
+    reading announces; all look their settings up. Ceiling: a filter told the unit's constants. Oracle: clairvoyant
+    closing times. With known constants (`reference`) the Bayes rule is within 1.3 % of the optimum. Figures:
+    docs/tasks/decoy_block.md.
+
+    ## Version History
+
+    v0: first version.
+    """
 
     name: ClassVar[str] = "DecoyBlock"
     scenarios: ClassVar = {
