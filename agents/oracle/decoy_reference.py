@@ -24,6 +24,7 @@ from jaxtyping import Array
 from agents.practice.decoy_block import EventBayesRule, Plan, make_action, make_plan
 from qkd_gym import struct
 from qkd_gym.envs.calibration.decoy_block import (
+    DecoyBlock,
     DecoyBlockParams,
     Settings,
     block_key_bits,
@@ -35,6 +36,7 @@ from qkd_gym.envs.calibration.decoy_block import (
 )
 from qkd_gym.envs.core import strong
 from qkd_gym.evaluation.agent import Agent
+from qkd_gym.evaluation.runner import evaluate
 from qkd_gym.physics.decoy_settings import near_optimal_settings
 from qkd_gym.physics.disturbance import hazard_law, hazard_rates
 from qkd_gym.physics.information import NEPER_PER_DB
@@ -185,10 +187,26 @@ class KnownHazardBayesRule(EventBayesRule):
         return super().start(strong(reference_params()))
 
 
+def compare(episodes: int, seed: int) -> None:
+    """Print the optimum's return a slice and the Bayes rule's paired difference to it, with 95 % intervals."""
+    env = DecoyBlock(scenario="reference")
+    agents = (ReferenceOptimum.load(), KnownHazardBayesRule())
+    best, rule = (evaluate(env, agent, episodes, seed).returns / 720 for agent in agents)
+    width = 1.96 / np.sqrt(episodes)
+    print(f"optimum    {best.mean():.4f} +- {width * best.std(ddof=1):.4f}")
+    gain = (rule - best) / best.mean()
+    print(f"Bayes rule {gain.mean():+.2%} +- {width * gain.std(ddof=1):.2%}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help=f"write {TABLE.name}")
+    parser.add_argument("--evaluate", type=int, metavar="EPISODES", help="play it and the Bayes rule on the scenario")
+    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.evaluate:
+        compare(args.evaluate, args.seed)
+        return
     policy = solve()
     print(f"long-run optimum: {policy.key_per_slice:.4f} of the key per slice of a 300 s block")
     if args.write:
