@@ -308,7 +308,8 @@ def test_gradient_ascent_reaches_the_published_optimum(length_km, block, best, x
     assert 0.99 <= reached / best <= 1 + 1e-6
 
 
-@pytest.mark.parametrize(("k", "reached"), [(2, 0.5), (3, 0.85)])
+# One decoy bounds the vacuum by counting every error as dark: at 5 % misalignment that costs half of the key for good.
+@pytest.mark.parametrize(("k", "reached"), [(2, 0.45), (3, 0.85)])
 def test_certifiable_bits_bound_every_key(k, reached, dtype):
     """Above the key of any block, errors corrected for free; nearly reached by a huge block; below PLOB."""
     lengths = np.linspace(0, 120, 24).astype(dtype)
