@@ -1,19 +1,16 @@
-"""Single-photon detectors: presets, saturation by dead time, afterpulses, timing jitter, efficiency mismatch.
+"""Single-photon detectors: bias, saturation by dead time, afterpulses, timing jitter, efficiency mismatch.
 
 "Dark count probability" is per detector and gate (dark rate x gate width); a background *yield* of a receiver with two
-detectors is twice that.
+detectors is twice that. Typical devices stand in `detector_presets`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
-from jax.scipy.special import erf
+from jax.scipy.special import erf, erfc
 from jaxtyping import Array, ArrayLike, Float
 
 from qkd_gym import struct
@@ -35,61 +32,49 @@ class Detector:
     gate_ps: Any = struct.field(default=1000.0, unit="ps", low=1.0, high=1e7, doc="gate or coincidence window")
 
 
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """A detector of the literature with the range that its class spans."""
+@struct.dataclass
+class Traps:
+    """How afterpulses spread over time: a sum of exponentials, one a family of traps."""
 
-    detector: Detector
-    efficiency_range: tuple[float, float]
-    source: str
-
-
-#: Typical detectors. Where the source is a class rather than a device, mid-range values stand for it.
-PRESETS: Mapping[str, Preset] = MappingProxyType(
-    {
-        "ingaas-gated-lim2014": Preset(
-            Detector(0.10, 6e-7, 0.04, 0.0, 0.0, 1000.0),
-            (0.10, 0.10),
-            "Lim et al., Phys. Rev. A 89, 022307 (2014), table I",
-        ),
-        "gys2004": Preset(
-            Detector(0.045, 8.5e-7, 0.0, 0.0, 0.0, 1000.0),
-            (0.045, 0.045),
-            "Gobby, Yuan, Shields, Appl. Phys. Lett. 84, 3762 (2004); efficiency with the receiver's optics",
-        ),
-        "ingaas-gated": Preset(
-            Detector(0.20, 5e-6, 0.03, 10_000.0, 200.0, 1000.0), (0.10, 0.25), "typical of the class; design value"
-        ),
-        "ingaas-self-differencing": Preset(
-            Detector(0.25, 5e-6, 0.045, 1.5, 80.0, 100.0), (0.20, 0.30), "typical at 1 GHz gating; design value"
-        ),
-        "ingaas-free-running": Preset(
-            Detector(0.20, 1e-8, 0.03, 20_000.0, 200.0, 1000.0),
-            (0.10, 0.25),
-            "negative-feedback diode at -100 C, 10 dark counts/s; design value",
-        ),
-        "snspd": Preset(Detector(0.80, 1e-8, 0.0, 40.0, 40.0, 1000.0), (0.50, 0.90), "10 dark counts/s; design value"),
-        "snspd-multi-pixel": Preset(
-            Detector(0.70, 1e-7, 0.0, 2.0, 60.0, 300.0), (0.60, 0.80), "8-14 pixels, 300 dark counts/s; design value"
-        ),
-        "si-spad": Preset(
-            Detector(0.50, 1e-7, 0.01, 35.0, 200.0, 1000.0), (0.40, 0.60), "700-900 nm, 100 dark counts/s; design value"
-        ),
-    }
-)
-
-
-def preset(name: str) -> Detector:
-    """A detector of `PRESETS` by name. Unknown names are refused with the list of known ones."""
-    if name not in PRESETS:
-        raise ValueError(f"no detector is called {name!r}; there are: {', '.join(PRESETS)}")
-    return PRESETS[name].detector
+    shares: Any = struct.field(default=(1.0,), low=0.0, high=1.0, doc="share of each family (..., n); they sum to 1")
+    lifetimes_s: Any = struct.field(
+        default=(2e-6,), unit="s", low=1e-9, high=1.0, doc="lifetime of each family (..., n); 1-5 us in InGaAs"
+    )
 
 
 def dark_prob_from_rate(dark_counts_per_s: ArrayLike, gate_ps: ArrayLike) -> Float[Array, "..."]:
     """Dark count probability per gate from a rate and a gate width, 1 - e^(-rate x gate)."""
     rate, gate = as_float(dark_counts_per_s, gate_ps)
     return -jnp.expm1(-rate * gate * 1e-12)
+
+
+def at_excess_bias(
+    detector: Detector,
+    efficiency: ArrayLike,
+    dark_doubling: ArrayLike = 0.05,
+    afterpulse_doubling: ArrayLike = 0.1,
+) -> Detector:
+    """An avalanche diode at a bias that gives another efficiency: dark counts and afterpulses rise exponentially.
+
+    Args:
+        dark_doubling, afterpulse_doubling: absolute gain in efficiency over which each doubles (design values: fit
+            yours). Both probabilities stop at 1/2.
+    """
+    eta, before, dark, after, per_dark, per_after = as_float(
+        efficiency,
+        detector.efficiency,
+        detector.dark_count_prob_per_gate,
+        detector.afterpulse_prob,
+        dark_doubling,
+        afterpulse_doubling,
+    )
+    raised = (eta - before) * math.log(2)
+    return struct.replace(
+        detector,
+        efficiency=eta,
+        dark_count_prob_per_gate=jnp.minimum(dark * jnp.exp(raised / per_dark), 0.5),
+        afterpulse_prob=jnp.minimum(after * jnp.exp(raised / per_after), 0.5),
+    )
 
 
 # ---- saturation ---------------------------------------------------------------------------------------------------
@@ -123,6 +108,22 @@ def gated_click_prob(click_prob: ArrayLike, skipped_gates: ArrayLike) -> Float[A
     return p / (1 + k * p)
 
 
+def gated_pair_click_probs(
+    click_prob_0: ArrayLike, click_prob_1: ArrayLike, skipped_gates: ArrayLike, blank_both: bool = True
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Click probabilities per gate of two detectors with hold-off, of detector 0 and of detector 1.
+
+    Args:
+        blank_both: a click silences both, p_i / (1 + k p_any) with p_any = p_0 + p_1 - p_0 p_1. Else each on its own:
+            while one is dead the other alone clicks, so successive bits are correlated, which is insecure.
+    """
+    p0, p1, k = as_float(click_prob_0, click_prob_1, skipped_gates)
+    if not blank_both:
+        return gated_click_prob(p0, k), gated_click_prob(p1, k)
+    live = 1 / (1 + k * (p0 + p1 - p0 * p1))
+    return p0 * live, p1 * live
+
+
 # ---- afterpulses --------------------------------------------------------------------------------------------------
 
 
@@ -146,6 +147,62 @@ def afterpulse_after_dead_time(
     return after * jnp.exp(-dead / lifetime)
 
 
+def afterpulse_density_per_s(afterpulse_prob: ArrayLike, traps: Traps, delay_s: ArrayLike) -> Float[Array, "..."]:
+    """Rate of afterpulses a delay after a click, p_ap sum_i share_i e^(-t/T_i) / T_i."""
+    after, shares, lifetimes, t = as_float(afterpulse_prob, traps.shares, traps.lifetimes_s, delay_s)
+    total = sum(
+        shares[..., i] * jnp.exp(-t / lifetimes[..., i]) / lifetimes[..., i] for i in range(lifetimes.shape[-1])
+    )
+    return after * total
+
+
+def afterpulse_in_window(
+    afterpulse_prob: ArrayLike, traps: Traps, start_s: ArrayLike, width_s: ArrayLike
+) -> Float[Array, "..."]:
+    """Afterpulse probability between `start_s` (the dead time, or a gate) and `start_s + width_s` after a click.
+
+    An infinite width gives what is left after a dead time: `afterpulse_after_dead_time` for many lifetimes.
+    """
+    after, shares, lifetimes, start, width = as_float(
+        afterpulse_prob, traps.shares, traps.lifetimes_s, start_s, width_s
+    )
+    total = sum(
+        -shares[..., i] * jnp.exp(-start / lifetimes[..., i]) * jnp.expm1(-width / lifetimes[..., i])
+        for i in range(lifetimes.shape[-1])
+    )
+    return after * total
+
+
+def trap_step(
+    filled: ArrayLike, clicks: ArrayLike, afterpulse_prob: ArrayLike, traps: Traps, step_s: ArrayLike
+) -> tuple[Float[Array, "... n"], Float[Array, "..."]]:
+    """One step of the mean number of filled traps, `(filled, released)`; clicks fall evenly over the step.
+
+    Args:
+        filled: `(..., n)`, expected afterpulses that each family still owes. clicks: `(...)`, in this step.
+
+    Returns:
+        The filled traps `(..., n)` after the step, and the carriers released in it `(...)`: afterpulses where a gate
+        catches them. filled + released is conserved against p_ap x clicks.
+    """
+    owed, n, after, shares, lifetimes, dt = as_float(
+        filled, clicks, afterpulse_prob, traps.shares, traps.lifetimes_s, step_s
+    )
+    kept, released = [], jnp.zeros_like(n * after * dt)
+    for i in range(lifetimes.shape[-1]):
+        x = dt / lifetimes[..., i]
+        gone = -jnp.expm1(-x)
+        # 1 - (1 - e^-x)/x: the share of this step's own that leaves within the step
+        near = x < 0.1
+        t = jnp.where(near, x, 0)
+        series = t / 2 * (1 - t / 3 * (1 - t / 4 * (1 - t / 5 * (1 - t / 6 * (1 - t / 7 * (1 - t / 8))))))
+        fresh = jnp.where(near, series, 1 - gone / jnp.where(near, 1, x))
+        new = n * after * shares[..., i]
+        kept.append(owed[..., i] * (1 - gone) + new * (1 - fresh))
+        released = released + owed[..., i] * gone + new * fresh
+    return jnp.stack(kept, axis=-1), released
+
+
 # ---- timing -------------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +211,36 @@ def fraction_in_gate(jitter_fwhm_ps: ArrayLike, gate_ps: ArrayLike, offset_ps: A
     fwhm, gate, offset = as_float(jitter_fwhm_ps, gate_ps, offset_ps)
     scale = jnp.maximum(math.sqrt(2) / FWHM_PER_SIGMA * fwhm, jnp.finfo(fwhm.dtype).tiny)  # no jitter: a sharp edge
     return (erf((gate / 2 - offset) / scale) + erf((gate / 2 + offset) / scale)) / 2
+
+
+def fraction_outside_gate(
+    jitter_fwhm_ps: ArrayLike, gate_ps: ArrayLike, offset_ps: ArrayLike = 0.0
+) -> Float[Array, "..."]:
+    """Share of arrivals that a gate misses, 1 - `fraction_in_gate`, with the digits of small losses."""
+    fwhm, gate, offset = as_float(jitter_fwhm_ps, gate_ps, offset_ps)
+    scale = jnp.maximum(math.sqrt(2) / FWHM_PER_SIGMA * fwhm, jnp.finfo(fwhm.dtype).tiny)
+    return (erfc((gate / 2 - offset) / scale) + erfc((gate / 2 + offset) / scale)) / 2
+
+
+def in_gate(detector: Detector, offset_ps: ArrayLike = 0.0) -> Detector:
+    """The detector as a gate off by `offset_ps` makes it: the efficiency times the share of arrivals in the gate."""
+    share = fraction_in_gate(detector.jitter_fwhm_ps, detector.gate_ps, offset_ps)
+    (efficiency,) = as_float(detector.efficiency)
+    return struct.replace(detector, efficiency=efficiency * share)
+
+
+def timing_mismatch(
+    jitter_fwhm_ps: ArrayLike, gate_ps: ArrayLike, offset_ps: ArrayLike, skew_ps: ArrayLike
+) -> Float[Array, "..."]:
+    """Efficiency ratio eta_1/eta_0 of two detectors whose gates are `skew_ps` apart, that of 1 the later.
+
+    Light comes `offset_ps` after the middle of both. The ratio grows without bound in the wings, where a time-shift attack sends: eta_0 -> 0 gives inf, 0/0 gives 1.
+    """
+    offset, skew = as_float(offset_ps, skew_ps)
+    early = fraction_in_gate(jitter_fwhm_ps, gate_ps, offset + skew / 2)
+    late = fraction_in_gate(jitter_fwhm_ps, gate_ps, offset - skew / 2)
+    some = early > 0
+    return jnp.where(some, late / jnp.where(some, early, 1), jnp.where(late > 0, jnp.inf, 1))
 
 
 def intersymbol_qber(fraction: ArrayLike) -> Float[Array, "..."]:

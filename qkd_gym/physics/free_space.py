@@ -25,6 +25,8 @@ from qkd_gym.physics.light import photons_in_gate
 ZENITH_TRANSMITTANCE: Mapping[str, tuple[float, float, float]] = MappingProxyType(
     {"785-850nm": (0.6, 0.7, 0.8), "1550nm": (0.8, 0.85, 0.9)}
 )
+#: Elevation below which a plane atmosphere is no model of a round one.
+LOWEST_ELEVATION_RAD = math.radians(5)
 #: Spectral radiance of the sky, W/(m^2 sr um). Er-long et al., New J. Phys. 7, 215 (2005); orders of magnitude.
 SKY_RADIANCE_W_PER_M2_SR_UM: Mapping[str, float] = MappingProxyType(
     {"moonless-night": 1.5e-5, "full-moon": 1.5e-3, "clear-day": 1.5, "bright-cloudy-day": 150.0}
@@ -183,9 +185,9 @@ def mean_wander_transmittance(law: Wander, deviation_m: ArrayLike) -> Float[Arra
 
 
 def atmosphere_transmittance(
-    elevation_rad: ArrayLike, zenith_transmittance: ArrayLike, lowest_elevation_rad: ArrayLike = math.radians(5)
+    elevation_rad: ArrayLike, zenith_transmittance: ArrayLike, lowest_elevation_rad: ArrayLike = LOWEST_ELEVATION_RAD
 ) -> Float[Array, "..."]:
-    """Transmittance eta_zenith^(1/sin(el)) of a plane atmosphere; 0 below the lowest elevation, where it is no model."""
+    """Transmittance eta_zenith^(1/sin(el)) of a plane atmosphere; 0 below the lowest elevation, where it fails."""
     el, zenith, lowest = as_float(elevation_rad, zenith_transmittance, lowest_elevation_rad)
     visible = el > lowest
     sine = jnp.sin(jnp.where(visible, el, math.pi / 2))

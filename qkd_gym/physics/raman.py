@@ -1,9 +1,9 @@
 """Spontaneous Raman noise from classical channels in the same fibre, and other light that leaks through the filter.
 
-Eraerds, Walenta, Legre, Gisin, Zbinden, New J. Phys. 12, 063027 (2010). Directions are those of the classical light with
-respect to the quantum light at the quantum receiver. All counts are for the *whole* receiver: half goes to each of two
-detectors, the whole adds to the background yield Y0. Four-wave mixing is left out: it needs equally spaced channels in
-a fibre of low dispersion.
+Eraerds, Walenta, Legre, Gisin, Zbinden, New J. Phys. 12, 063027 (2010). Directions are those of the classical light
+with respect to the quantum light at the quantum receiver. All counts are for the *whole* receiver: half goes to
+each of two detectors, the whole adds to the background yield Y0. Four-wave mixing is left out: it needs equally spaced
+channels in a fibre of low dispersion.
 """
 
 from __future__ import annotations

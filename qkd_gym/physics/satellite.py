@@ -1,9 +1,9 @@
 """A pass of a satellite in low orbit over a ground station, and the link budget of its downlink.
 
 Circular orbit over a round Earth that does not turn: a station moves by up to 0.46 km/s against 7 km/s of the ground
-track, so durations are good to some per cent. Defaults follow Micius (Liao et al., Nature 549, 43 (2017)): 500 km, 850 nm, 1 m
-telescope; the fixed loss is calibrated so that 530 km cost 29 dB, and the published 36 dB at 1000 km are then met to
-0.5 dB. Geometry is written with 1 - cos(gamma), so that float32 holds a pass through the zenith.
+track, so durations are good to some per cent. Defaults follow Micius (Liao et al., Nature 549, 43 (2017)): 500 km,
+850 nm, 1 m telescope; the fixed loss is calibrated so that 530 km cost 29 dB, and the published 36 dB at 1000 km are
+then met to 0.5 dB. Geometry is written with 1 - cos(gamma), so that float32 holds a pass through the zenith.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from qkd_gym import struct
 from qkd_gym.physics.fibre import SPEED_OF_LIGHT_M_PER_S
-from qkd_gym.physics.free_space import atmosphere_transmittance, capture, long_term_radius_m
+from qkd_gym.physics.free_space import LOWEST_ELEVATION_RAD, atmosphere_transmittance, capture, long_term_radius_m
 from qkd_gym.physics.information import NEPER_PER_DB, as_float
 
 
@@ -54,7 +54,7 @@ class Downlink:
         default=14.95, unit="dB", low=0.0, high=60.0, doc="optics, filters, coupling, detectors"
     )
     lowest_elevation_rad: Any = struct.field(
-        default=math.radians(10), unit="rad", low=math.radians(5), high=math.pi / 2, doc="no link below"
+        default=math.radians(10), unit="rad", low=LOWEST_ELEVATION_RAD, high=math.pi / 2, doc="no link below"
     )
 
 
@@ -107,7 +107,7 @@ def range_at_elevation_km(orbit: Orbit, elevation_rad: ArrayLike) -> Float[Array
 
 
 def central_angle_rad(orbit: Orbit, elevation_rad: ArrayLike) -> Float[Array, "..."]:
-    """Angle at the Earth's centre to a satellite seen at an elevation, arccos(rho cos el) - el, without cancellation."""
+    """Angle at the Earth's centre to a satellite seen at an elevation, arccos(rho cos el) - el."""
     earth, el = as_float(orbit.earth_radius_km, elevation_rad)
     # the satellite's place along the station's horizon and vertical, seen from the Earth's centre
     distance = range_at_elevation_km(orbit, el)

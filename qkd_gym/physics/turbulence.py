@@ -116,8 +116,8 @@ def log_normal_scintillation(log_variance: ArrayLike) -> Float[Array, "..."]:
 def aperture_averaging(diameter_m: ArrayLike, wavelength_nm: ArrayLike, path_m: ArrayLike) -> Float[Array, "..."]:
     """Factor [1 + 1.062 k D^2 / (4 L)]^(-7/6) by which an aperture lowers the scintillation of a plane wave.
 
-    Andrews and Phillips (2005). `path_m` is the path through turbulence: from space, the scale height of the tropopause
-    (about 10 km) over cos(zenith angle), not the range.
+    Andrews, J. Opt. Soc. Am. A 9, 597 (1992). `path_m` is the path through turbulence: from space, the height
+    of the tropopause (about 10 km) over cos(zenith angle), not the range.
     """
     d, path = as_float(diameter_m, path_m)
     return jnp.exp(-7 / 6 * jnp.log1p(0.2655 * d * d / path * jnp.exp(_log_wavenumber(wavelength_nm))))

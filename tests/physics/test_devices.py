@@ -16,17 +16,6 @@ from qkd_gym.physics import detectors, fibre, interference, optimum, reconciliat
 # ---- detectors ----------------------------------------------------------------------------------------------------
 
 
-def test_presets_are_valid_and_unknown_ones_are_listed():
-    for name, entry in detectors.PRESETS.items():
-        low, high = entry.efficiency_range
-        assert low <= detectors.preset(name).efficiency <= high
-        assert entry.source
-    with pytest.raises(ValueError, match="snspd"):
-        detectors.preset("bolometer")
-    with pytest.raises(ValueError, match="efficiency"):
-        detectors.Detector(efficiency=1.1)
-
-
 def test_dead_times_order_and_saturate(dtype):
     rate = np.logspace(2, 9, 30).astype(dtype)
     still, paralysed = detectors.non_paralysable_rate(rate, 1e-6), detectors.paralysable_rate(rate, 1e-6)
