@@ -234,7 +234,8 @@ def timing_mismatch(
 ) -> Float[Array, "..."]:
     """Efficiency ratio eta_1/eta_0 of two detectors whose gates are `skew_ps` apart, that of 1 the later.
 
-    Light comes `offset_ps` after the middle of both. The ratio grows without bound in the wings, where a time-shift attack sends: eta_0 -> 0 gives inf, 0/0 gives 1.
+    Light comes `offset_ps` after the middle of both. The ratio grows without bound in the wings, where a time-shift
+    attack sends: eta_0 -> 0 gives inf, 0/0 gives 1.
     """
     offset, skew = as_float(offset_ps, skew_ps)
     early = fraction_in_gate(jitter_fwhm_ps, gate_ps, offset + skew / 2)

@@ -101,10 +101,9 @@ def rate_step(
     """
     phase, v, z, dt, time, s = as_float(phase_rad, rate, normals, step, correlation_time, rate_std)
     x = dt / time
-    gain = -jnp.expm1(-x)  # 1 - e^-x
     rate_sd = s * jnp.sqrt(-jnp.expm1(-2 * x))
     # Given the new rate, the phase is the mean of both rates, weighted, and a bridge between them.
-    new_rate = v * (1 - gain) + rate_sd * z[..., 0]
+    new_rate = v * jnp.exp(-x) + rate_sd * z[..., 0]
     share = jnp.tanh(x / 2) * time
     bridge = s * time * jnp.sqrt(2 * _bridge_variance(x))
     return phase + (v + new_rate) * share + bridge * z[..., 1], new_rate
