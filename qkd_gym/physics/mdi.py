@@ -23,9 +23,8 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
 from qkd_gym import struct
-from qkd_gym.physics.finite_key import columns, stack
 from qkd_gym.physics.information import LN2, as_float, binary_entropy
-from qkd_gym.physics.optimum import maximise
+from qkd_gym.physics.optimum import maximise_plane
 from qkd_gym.physics.two_sender import BlockSecurity, bessel_excess, certain_count, rate_bounds, ratio, sampled_error
 
 #: Intensities of the two senders in the test basis, in the order of the last axis of `FourIntensityCounts`: x the weak,
@@ -112,9 +111,9 @@ def observe(settings: MdiSettings, link: MdiLink) -> MdiGains:
 
 
 def single_photon_pairs(link: MdiLink) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """`(Y_11, e_11)`: success probability and error rate when each sender emits one photon; alike in both bases.
+    """`(Y_11, e_11)`: success probability when each sender emits one photon, and its error rate in the test basis.
 
-    The error is 1/2 where nothing clicks.
+    The yield is the same in both bases; the test basis' error is the key's phase error. 1/2 where nothing clicks.
     """
     a, b, dark, mis = as_float(
         link.transmittance_a, link.transmittance_b, link.dark_count_prob_per_gate, link.misalignment_error
@@ -140,12 +139,7 @@ def key_rate(settings: MdiSettings, link: MdiLink) -> Float[Array, "..."]:
 
 def optimal_rate(link: MdiLink) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
     """`(mu_a, mu_b, rate)` that maximise the asymptotic key rate, each `(...)`; the rate is unclipped."""
-
-    def best_b(mu_a: Array) -> tuple[Array, Array]:
-        return maximise(lambda mu_b: key_rate(_settings(mu_a, mu_b), link), 1e-3, 3.0, grid=24, sections=28)
-
-    mu_a, rate = maximise(lambda mu_a: best_b(mu_a)[1], 1e-3, 3.0, grid=24, sections=28)
-    return mu_a, best_b(mu_a)[0], rate
+    return maximise_plane(lambda mu_a, mu_b: key_rate(MdiSettings(mu_a, mu_b), link), (1e-3, 1e-3), (3.0, 3.0))
 
 
 # ---- four intensities and a finite block --------------------------------------------------------------------------
@@ -199,19 +193,25 @@ class FourIntensityKey:
 
 def decoy_gains(settings: FourIntensitySettings, link: MdiLink) -> tuple[Float[Array, "... 7"], Float[Array, "... 7"]]:
     """Gains and error gains of each pair of `TEST_PAIRS` in the test basis, `(..., 7)`."""
-    gains, errors = [], []
-    for first, second in TEST_PAIRS:
-        seen = observe(_settings(_test_intensity(settings, first), _test_intensity(settings, second)), link)
-        gains.append(seen.gain_x)
-        errors.append(seen.error_gain_x)
-    return stack(gains), stack(errors)
+    x, y, *arms = jnp.broadcast_arrays(
+        *as_float(
+            settings.weak_intensity, settings.decoy_intensity, link.transmittance_a, link.transmittance_b,
+            link.dark_count_prob_per_gate, link.misalignment_error,
+        )
+    )  # fmt: skip
+    of = {"x": x, "y": y, "o": jnp.zeros_like(x)}
+    first, second = (jnp.stack([of[pair[side]] for pair in TEST_PAIRS], axis=-1) for side in (0, 1))
+    seen = observe(MdiSettings(first, second), MdiLink(*(arm[..., None] for arm in arms)))
+    return seen.gain_x, seen.error_gain_x
 
 
 def decoy_pulses(settings: FourIntensitySettings, pulses: ArrayLike) -> Float[Array, "... 7"]:
     """Mean number of pulse pairs of each pair of `TEST_PAIRS` among `pulses`, `(..., 7)`."""
-    n, p_z, p_y, p_x = as_float(pulses, settings.signal_prob, settings.decoy_prob, settings.weak_prob)
+    n, p_z, p_y, p_x = jnp.broadcast_arrays(
+        *as_float(pulses, settings.signal_prob, settings.decoy_prob, settings.weak_prob)
+    )
     p = {"y": p_y, "x": p_x, "o": jnp.maximum(1 - p_z - p_y - p_x, 0)}
-    return stack([n * p[first] * p[second] for first, second in TEST_PAIRS])
+    return n[..., None] * jnp.stack([p[first] * p[second] for first, second in TEST_PAIRS], axis=-1)
 
 
 def expected_counts(settings: FourIntensitySettings, link: MdiLink, pulses: ArrayLike) -> FourIntensityCounts:
@@ -223,8 +223,8 @@ def expected_counts(settings: FourIntensitySettings, link: MdiLink, pulses: Arra
     return FourIntensityCounts(
         n_key=n * p_z * p_z * key.gain_z,
         m_key=n * p_z * p_z * key.error_gain_z,
-        n_test=stack([s * g for s, g in zip(columns(sent), columns(gains), strict=True)]),
-        m_test=stack([s * g for s, g in zip(columns(sent), columns(errors), strict=True)]),
+        n_test=_times(sent, gains),
+        m_test=_times(sent, errors),
     )
 
 
@@ -244,20 +244,23 @@ def decoy_bounds(
     x, y, low, high, errors_low, errors_high = as_float(
         settings.weak_intensity, settings.decoy_intensity, *gains, *error_gains
     )
+    x, y = jnp.broadcast_arrays(x, y)
     ordered = (x > 0) & (y > x)
     x, y = jnp.where(ordered, x, 1), jnp.where(ordered, y, 2)
-    low_of = dict(zip(TEST_PAIRS, columns(low), strict=True))
-    high_of = dict(zip(TEST_PAIRS, columns(high), strict=True))
-    wrong_low = dict(zip(TEST_PAIRS, columns(errors_low), strict=True))
-    wrong_high = dict(zip(TEST_PAIRS, columns(errors_high), strict=True))
+    # S(a) = e^2a Q_aa - e^a (Q_ao + Q_oa) + Q_oo is the sum over n, m >= 1 of a^(n+m) Y_nm / (n! m!). In
+    # y^3 S(x) - x^3 S(y) the order x^3 cancels and every higher one is negative: over x^2 y^2 (y - x), it bounds Y_11.
     one_x, one_y = jnp.exp(x), jnp.exp(y)
-    # With S(a) = sum over n, m >= 1 of a^(n+m) Y_nm / (n! m!), y^3 S(x) - x^3 S(y) holds no term beyond Y_11 that adds.
-    weak = one_x * (one_x * low_of["xx"] - high_of["xo"] - high_of["ox"]) + low_of["oo"]
-    strong = one_y * (one_y * high_of["yy"] - low_of["yo"] - low_of["oy"]) + low_of["oo"]
-    y11 = (y * (weak / (x * x)) - x * (strong / (y * y))) / (y - x)
-    y11 = jnp.where(ordered, jnp.clip(y11, 0, 1), 0)
-    wrong = one_x * (one_x * wrong_high["xx"] - wrong_low["xo"] - wrong_low["ox"]) + wrong_high["oo"]
-    return y11, jnp.clip(ratio(wrong / (x * x), y11, otherwise=0.5), 0, 0.5)
+    of_x, of_y = y / (x * x * (y - x)), x / (y * y * (y - x))
+    mixed_x, mixed_y = one_x * of_x, one_y * of_y
+    zero = jnp.zeros_like(x)
+    raising = jnp.stack([one_x * mixed_x, zero, zero, of_x - of_y, zero, mixed_y, mixed_y], axis=-1)
+    lowering = jnp.stack([zero, mixed_x, mixed_x, zero, one_y * mixed_y, zero, zero], axis=-1)
+    y11 = jnp.where(ordered, jnp.clip(jnp.sum(_times(raising, low) - _times(lowering, high), axis=-1), 0, 1), 0)
+    inverse = 1 / (x * x)
+    raising = jnp.stack([one_x * one_x * inverse, zero, zero, inverse, zero, zero, zero], axis=-1)
+    lowering = jnp.stack([zero, one_x * inverse, one_x * inverse, zero, zero, zero, zero], axis=-1)
+    wrong = jnp.sum(_times(raising, errors_high) - _times(lowering, errors_low), axis=-1)
+    return y11, jnp.clip(ratio(wrong, y11, otherwise=0.5), 0, 0.5)
 
 
 def decoy_key_rate(settings: FourIntensitySettings, link: MdiLink) -> Float[Array, "..."]:
@@ -296,13 +299,8 @@ def finite_key(
         pulses, error_correction_efficiency, s.eps_per_bound, s.eps_cor,
     )  # fmt: skip
     log_term = -jnp.log(eps)
-    sent = columns(decoy_pulses(settings, total))
-
-    def intervals(events: Array) -> tuple[Array, Array]:
-        bounds = [rate_bounds(n, pairs, log_term) for n, pairs in zip(columns(events), sent, strict=True)]
-        return stack([b[0] for b in bounds]), stack([b[1] for b in bounds])
-
-    y11, e11 = decoy_bounds(settings, intervals(n_test), intervals(m_test))
+    sent, n_test, m_test, each = _same_rank(decoy_pulses(settings, total), n_test, m_test, log_term[..., None])
+    y11, e11 = decoy_bounds(settings, rate_bounds(n_test, sent, each), rate_bounds(m_test, sent, each))
     n11 = jnp.minimum(certain_count(total * p_z * p_z * z * z * jnp.exp(-2 * z) * y11, log_term), n_key)
     phase_error = sampled_error(n11, e11, log_term)
     qber = jnp.clip(ratio(m_key, n_key), 0, 1)
@@ -337,6 +335,12 @@ def _settings(mu_a: ArrayLike, mu_b: ArrayLike) -> MdiSettings:
     return MdiSettings(*jnp.broadcast_arrays(mu_a, mu_b))
 
 
-def _test_intensity(settings: FourIntensitySettings, name: str) -> Array:
-    (x,) = as_float({"x": settings.weak_intensity, "y": settings.decoy_intensity, "o": 0.0}[name])
-    return x
+def _same_rank(*values: Array) -> list[Array]:
+    """Leading axes of length 1 where a value has fewer axes: broadcasting is explicit here."""
+    rank = max(v.ndim for v in values)
+    return [v.reshape((1,) * (rank - v.ndim) + v.shape) for v in values]
+
+
+def _times(a: Array, b: Array) -> Array:
+    a, b = _same_rank(a, b)
+    return a * b

@@ -49,10 +49,10 @@ class Cal19Link:
         default=1e-7, unit="1/gate", low=0.0, high=0.5, doc="of each of the two detectors"
     )
     phase_mismatch_rad: Any = struct.field(
-        default=0.2838, unit="rad", low=-math.pi, high=math.pi, doc="phi, between the two senders' light"
+        default=0.0628, unit="rad", low=-math.pi, high=math.pi, doc="phi, between the two senders' light"
     )
     polarization_mismatch_rad: Any = struct.field(
-        default=0.2838, unit="rad", low=-math.pi, high=math.pi, doc="theta, Jones angle between the two senders' light"
+        default=0.1419, unit="rad", low=-math.pi, high=math.pi, doc="theta, Jones angle between the two senders' light"
     )
     error_correction_efficiency: Any = struct.field(
         default=1.16, low=0.0, high=10.0, doc="f, disclosed bits per Shannon limit"
@@ -148,44 +148,56 @@ def phase_error(
         known_photons: yields of n + m above this are taken as 1, as if decoys told nothing of them; None: all known.
         max_photons: where the sums end.
     """
-    intensity, t, dark, theta = as_float(
-        settings.key_intensity, link.arm_transmittance, link.dark_count_prob_per_gate, link.polarization_mismatch_rad
-    )
-    yields = fock_yields(t, dark, jnp.cos(theta), max_photons)
-    if known_photons is not None:
-        count = np.arange(max_photons + 1)
-        known = count[:, None] + count[None, :] <= known_photons
-        yields = jnp.where(known.reshape((1,) * (yields.ndim - 2) + known.shape), yields, 1)
-    positive = yields > 0
-    root = jnp.where(positive, jnp.sqrt(jnp.where(positive, yields, 1)), 0)
-    # alpha enters by even powers only: alpha^(n+m) = alpha^2p x (|alpha|^2)^(n//2 + m//2), p the parity
-    amplitudes = [jnp.ones_like(intensity)]
-    for _ in range(max_photons // 2):
-        amplitudes.append(amplitudes[-1] * intensity)
-    total = jnp.zeros_like(intensity)
-    for parity in (0, 1):
-        numbers = range(parity, max_photons + 1, 2)
-        weights = [amplitudes[n // 2] / math.sqrt(math.factorial(n)) for n in numbers]
-        weight = jnp.stack(weights, axis=-1)
-        part = root[..., parity::2, parity::2] * weight[..., None, :] * weight[..., :, None]
-        sum_ = jnp.exp(-intensity) * jnp.sum(part, axis=(-2, -1))
-        total = total + (intensity * intensity if parity else 1) * sum_ * sum_
-    return ratio(total, observe(settings, link).gain, otherwise=0.5)
+    root = _root_yields(link, known_photons, max_photons)
+    return _phase_error(settings, link, root)
 
 
 def key_rate(
     settings: Cal19Settings, link: Cal19Link, known_photons: int | None = None, max_photons: int = MAX_PHOTONS
 ) -> Float[Array, "..."]:
     """2 p_XX [1 - f h(e_X) - h(e_Z)], both detectors together; bit per pulse, unclipped; e_Z no more than 1/2."""
-    gains = observe(settings, link)
-    (f,) = as_float(link.error_correction_efficiency)
-    e_z = jnp.minimum(phase_error(settings, link, known_photons, max_photons), 0.5)
-    return 2 * gains.gain * (1 - f * binary_entropy(jnp.clip(gains.qber, 0, 1)) - binary_entropy(e_z))
+    return _rate(settings, link, _root_yields(link, known_photons, max_photons))
 
 
 def optimal_rate(link: Cal19Link, known_photons: int | None = None) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """`(|alpha|^2, rate)` that maximise the key rate, each `(...)`; the rate is unclipped.
+    """`(|alpha|^2, rate)` that maximise the key rate, each `(...)`; the rate is unclipped."""
+    root = _root_yields(link, known_photons, MAX_PHOTONS)
+    return maximise(lambda a: _rate(Cal19Settings(a), link, root), 1e-4, 0.5, grid=40, sections=28)
 
-    Sums over 10 photons only: for |alpha|^2 up to 0.3 the rest is below float64's rounding.
-    """
-    return maximise(lambda a: key_rate(Cal19Settings(a), link, known_photons, 10), 1e-4, 0.3, grid=40, sections=28)
+
+def _root_yields(link: Cal19Link, known_photons: int | None, max_photons: int) -> Array:
+    """Square roots of the yields as far as they are known, `(..., n, m)`; free of the senders' choice."""
+    t, dark, theta = as_float(link.arm_transmittance, link.dark_count_prob_per_gate, link.polarization_mismatch_rad)
+    yields = fock_yields(t, dark, jnp.cos(theta), max_photons)
+    if known_photons is not None:
+        count = np.arange(max_photons + 1)
+        known = count[:, None] + count[None, :] <= known_photons
+        yields = jnp.where(known.reshape((1,) * (yields.ndim - 2) + known.shape), yields, 1)
+    positive = yields > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, yields, 1)), 0)
+
+
+def _phase_error(settings: Cal19Settings, link: Cal19Link, root: Array) -> Array:
+    intensity, root = as_float(settings.key_intensity, root)
+    shape = jnp.broadcast_shapes(intensity.shape, root.shape[:-2])
+    intensity = jnp.broadcast_to(intensity, shape)
+    root = jnp.broadcast_to(root, shape + root.shape[-2:])
+    # alpha enters by even powers only: alpha^(n+m) = alpha^2p x (|alpha|^2)^(n//2 + m//2), p the parity
+    numbers = range(root.shape[-1])
+    powers = [jnp.ones_like(intensity)]
+    for _ in numbers[2::2]:
+        powers.append(powers[-1] * intensity)
+    total = jnp.zeros_like(intensity)
+    for parity in (0, 1):
+        weight = jnp.stack([powers[n // 2] / math.sqrt(math.factorial(n)) for n in numbers[parity::2]], axis=-1)
+        part = root[..., parity::2, parity::2] * weight[..., None, :] * weight[..., :, None]
+        amplitude = jnp.exp(-intensity) * jnp.sum(part, axis=(-2, -1))
+        total = total + (intensity * intensity if parity else 1) * amplitude * amplitude
+    return ratio(total, observe(settings, link).gain, otherwise=0.5)
+
+
+def _rate(settings: Cal19Settings, link: Cal19Link, root: Array) -> Array:
+    gains = observe(settings, link)
+    (f,) = as_float(link.error_correction_efficiency)
+    e_z = jnp.minimum(_phase_error(settings, link, root), 0.5)
+    return 2 * gains.gain * (1 - f * binary_entropy(jnp.clip(gains.qber, 0, 1)) - binary_entropy(e_z))

@@ -22,7 +22,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from qkd_gym import struct
 from qkd_gym.physics.information import LN2, as_float, binary_entropy
-from qkd_gym.physics.optimum import maximise
+from qkd_gym.physics.optimum import maximise_plane
 from qkd_gym.physics.two_sender import BlockSecurity, bessel_excess, certain_count, rate_bounds, ratio, sampled_error
 
 #: What is done with the sifted bits: nothing, or active odd-parity pairing.
@@ -173,12 +173,9 @@ def optimal_rate(
 ) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
     """`(intensity, sending probability, rate)` that maximise the key rate, each `(...)`; the rate is unclipped."""
     _check(method)
-
-    def best_intensity(eps: Array) -> tuple[Array, Array]:
-        return maximise(lambda mu: key_rate(_settings(mu, eps), link, method), 1e-2, 2.0, grid=20, sections=26)
-
-    eps, rate = maximise(lambda eps: best_intensity(eps)[1], 1e-4, 0.6, grid=32, sections=26)
-    return best_intensity(eps)[0], eps, rate
+    return maximise_plane(
+        lambda mu, eps: key_rate(SnsSettings(mu, eps), link, method), (1e-2, 1e-4), (2.0, 0.6), grid=32
+    )
 
 
 # ---- a finite block -----------------------------------------------------------------------------------------------
