@@ -148,8 +148,8 @@ def fading(rytov: ArrayLike, averaging: ArrayLike = 1.0) -> Fading:
 def fade(law: Fading, normals: ArrayLike) -> Float[Array, "..."]:
     """Received power over its mean, from `normals` `(..., 2)`: no loop, no rejection, mean 1.
 
-    Gamma-gamma: the product of two gammas by `log_gamma_quantile`, each to 0.2 % for parameters above 5 and 6 % in the
-    3-sigma tail at 1, mean within 0.3 % and index within 1 % (tested).
+    Gamma-gamma: the product of two gammas by `log_gamma_quantile`, each off by at most 0.02 % for parameters above 5
+    and 2 % at 1; mean within 0.06 % and scintillation index within 0.5 % (tested).
     """
     (z,) = as_float(normals)
     z0, z1 = z[..., 0], z[..., 1]
@@ -162,37 +162,58 @@ def fade(law: Fading, normals: ArrayLike) -> Float[Array, "..."]:
 def log_gamma_quantile(shape: ArrayLike, normal: ArrayLike) -> Float[Array, "..."]:
     """ln of a gamma variable of unit mean, as the quantile that a standard normal has in its own law; shape >= 1.
 
-    Temme, Math. Comp. 58, 755 (1992): eta = eta_0 + ln(eta_0/(lambda_0 - 1))/(a eta_0) with eta_0 = z/sqrt(a), where
-    eta^2/2 = lambda - 1 - ln(lambda) and lambda is the variable. Uniform over the whole law, unlike Wilson-Hilferty,
-    which turns negative below -2.7 sigma at shape 1.
+    Temme, Math. Comp. 58, 755 (1992): with eta^2/2 = lambda - 1 - ln(lambda) for the variable lambda, and
+    eta_0 = z/sqrt(a), eta = eta_0 + e_1/a + e_2/a^2 from expanding f(eta) exp(-a eta^2/2) d eta, f = eta/(lambda - 1).
+    Uniform over the whole law, unlike Wilson-Hilferty, which turns negative below -2.7 sigma at shape 1.
     """
     a, z = as_float(shape, normal)
     eta = z / jnp.sqrt(a)
-    log = _log_lambda(eta)
-    near = jnp.abs(eta) < 0.3
+    near = jnp.abs(eta) < _NEAR
     t = jnp.where(near, eta, 0)
-    series = -1 / 3 + t * (1 / 36 + t * (1 / 1620 - t * (7 / 6480)))
-    safe = jnp.where(near, 1, eta)
-    lambda_less_1 = jnp.where(near, 1, log + eta * eta / 2)
-    correction = jnp.where(near, series, jnp.log(safe / lambda_less_1) / safe)
-    return _log_lambda(eta + correction / a)
+    far = jnp.where(near, 1, eta)
+    log = _log_lambda(far)
+    f = far / (log + far * far / 2)
+    first = jnp.log(f) / far
+    slope = (1 - jnp.exp(log) * f * f) / far  # f'/f
+    second = (slope * first + (slope - first) / far - first * first / 2 - 1 / 12) / far
+    first, second = jnp.where(near, _series(t, _FIRST), first), jnp.where(near, _series(t, _SECOND), second)
+    # a + 1/4 for a stands in for the third order: the mean at a = 1 comes from 0.35 % to 0.05 %
+    return _log_lambda(eta + (first + second / (a + 0.25)) / a)
+
+
+_NEAR = 0.6  # |eta| below which series stand for quotients of small differences (they converge to 3.5)
+_LAMBDA = (1, -1 / 6, 1 / 36, -1 / 270, 1 / 4320, 1 / 17010, -139 / 5443200, 1 / 204120, -571 / 2351462400)
+_FIRST = (-1 / 3, 1 / 36, 1 / 1620, -7 / 6480, 5 / 18144, -11 / 382725, -101 / 16329600, 37 / 9797760)
+_SECOND = (
+    -7 / 405,
+    -7 / 2592,
+    533 / 204120,
+    -1579 / 2099520,
+    109 / 1749600,
+    10217 / 251942400,
+    -9281803 / 436490208000,
+)
 
 
 def _log_lambda(eta: Array) -> Array:
     """ln(lambda) with lambda - 1 - ln(lambda) = eta^2/2, on the side of eta's sign: a series or three Newton steps."""
-    near = jnp.abs(eta) < 0.3
+    near = jnp.abs(eta) < _NEAR
     t = jnp.where(near, eta, 0)
-    # the coefficients of Stirling's series, shifted
-    series = t * (1 - t * (1 / 6 - t * (1 / 36 - t * (1 / 270 - t * (1 / 4320 + t / 17010)))))
     far = jnp.where(near, 1, eta)
     half = far * far / 2
     middle = far * (1 - far * (1 / 6 - far / 36))
-    low = -1 - half
-    log = jnp.where(far > 1, jnp.log1p(jnp.maximum(far, 0) * (1 + far / 3)), jnp.where(far < -1.5, low, middle))
+    log = jnp.where(far > 1, jnp.log1p(jnp.maximum(far, 0) * (1 + far / 3)), jnp.where(far < -1.5, -1 - half, middle))
     for _ in range(3):
         gain = jnp.expm1(log)
         log = log - (gain - log - half) / gain
-    return jnp.where(near, series, log)
+    return jnp.where(near, t * _series(t, _LAMBDA), log)
+
+
+def _series(x: Array, coefficients: tuple[float, ...]) -> Array:
+    value = jnp.full_like(x, coefficients[-1])
+    for c in coefficients[-2::-1]:
+        value = value * x + c
+    return value
 
 
 def _log_wavenumber(wavelength_nm: ArrayLike) -> Array:
