@@ -123,17 +123,26 @@ def forwarded_clicks(
     weight = mu * jnp.exp(-mu)
     passed = weight * (1 - block)
     half = eta / 2
-    split = jnp.zeros_like(mu)
-    one_detector, both_detectors = passed * half, jnp.zeros_like(mu)
-    any_n = one_n = both_n = jnp.zeros_like(mu)
-    for photons in range(2, _TERMS + 1):
-        weight = weight * (mu / photons)
-        both_n = both_n + eta * (one_n - both_n)
-        one_n = one_n + half * (1 - one_n)
-        any_n = any_n + eta * (1 - any_n)
-        split = split + weight * any_n
-        one_detector = one_detector + weight * one_n
-        both_detectors = both_detectors + weight * both_n
+    nothing = jnp.zeros_like(mu)
+
+    def add_photon(n: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        weight, any_click, one_click, both_click, split, one_detector, both_detectors = carry
+        weight = weight * mu / n
+        both_click = both_click + eta * (one_click - both_click)
+        one_click = one_click + half * (1 - one_click)
+        any_click = any_click + eta * (1 - any_click)
+        return (
+            weight,
+            any_click,
+            one_click,
+            both_click,
+            split + weight * any_click,
+            one_detector + weight * one_click,
+            both_detectors + weight * both_click,
+        )
+
+    start = (weight, nothing, nothing, nothing, nothing, passed * half, nothing)
+    *_, split, one_detector, both_detectors = jax.lax.fori_loop(2, _TERMS + 1, add_photon, start)
     return ForwardedClicks(
         detection=passed * eta + split, split=split, one_detector=one_detector, both_detectors=both_detectors
     )

@@ -139,15 +139,18 @@ def decoy_telemetry(intensities: ArrayLike, link: DecoyLink, **readings: ArrayLi
         readings: other fields of `Telemetry`; `test_misalignment_error` for the test basis.
     """
     test_error = readings.pop("test_misalignment_error", link.misalignment_error)
-    mu, eta, y0, test_error = as_float(intensities, link.transmittance, link.background_yield, test_error)
-    wide = jax.tree.map(lambda x: jnp.asarray(x)[..., None], link)
+    mu, test_error, *hardware = as_float(intensities, test_error, *jax.tree.leaves(link))
+    lead = jnp.broadcast_shapes(mu.shape[:-1], test_error.shape, *(x.shape for x in hardware))
+    mu = jnp.broadcast_to(mu, lead + mu.shape[-1:])
+    wide = jax.tree.unflatten(jax.tree.structure(link), [jnp.broadcast_to(x, lead)[..., None] for x in hardware])
     key = observe(mu, wide)
-    test = observe(mu, struct.replace(wide, misalignment_error=test_error[..., None]))
+    test = observe(mu, struct.replace(wide, misalignment_error=jnp.broadcast_to(test_error, lead)[..., None]))
+    eta, y0 = wide.transmittance[..., 0], wide.background_yield[..., 0]
     dark = y0 / 2
     one = dark - (1 - dark) * jnp.expm1(-eta * mu[..., 0] / 2)
     report = {
-        "gain": jnp.stack(jnp.broadcast_arrays(key.gain, test.gain), axis=-2),
-        "error_gain": jnp.stack(jnp.broadcast_arrays(key.error_gain, test.error_gain), axis=-2),
+        "gain": jnp.stack([key.gain, test.gain], axis=-2),
+        "error_gain": jnp.stack([key.error_gain, test.error_gain], axis=-2),
         "vacuum_yield": y0,
         "double_click_prob": one * one,
         "dark_count_prob_per_gate": dark,
