@@ -7,7 +7,8 @@ up to a total number of photons and taken as 1 beyond it, which is what few deco
 
 Dark counts enter the phase error as the square root of the vacuum's yield; that term limits the reach.
 
-float32: gains and yields within 1e-6 of their float64 value, the phase error within 3e-6, down to arms of 100 dB.
+float32: gains within 1e-6 of their float64 value, yields of up to 20 + 20 photons within 2e-6, the phase error within
+3e-6, the rate within 4e-6 of the gain, down to arms of 100 dB.
 """
 
 from __future__ import annotations
@@ -113,25 +114,22 @@ def fock_yields(
         *as_float(arm_transmittance, dark_count_prob_per_gate, polarization_overlap)
     )
     missed, lost = 1 - t / 2, 1 - t
-    # arrived[N] = (1 - t/2)^N - (1 - t)^N, dark[N] = pd (1 - t)^N
-    arrived, silent, powers = [jnp.zeros_like(t)], [jnp.ones_like(t)], [jnp.ones_like(t)]
-    for _ in range(2 * max_photons):
-        arrived.append(missed * arrived[-1] + t / 2 * silent[-1])
-        silent.append(lost * silent[-1])
-        powers.append(missed * powers[-1])
-    without_pairs = jnp.stack([a + dark * s for a, s in zip(arrived, silent, strict=True)], axis=-1)
+
+    def one_more(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
+        arrived, silent = carry  # (1 - t/2)^N - (1 - t)^N, and (1 - t)^N
+        return (missed * arrived + t / 2 * silent, lost * silent), arrived + dark * silent
+
+    start = (jnp.zeros_like(t), jnp.ones_like(t))
+    _, without_pairs = jax.lax.scan(one_more, start, length=2 * max_photons + 1)
     count = np.arange(max_photons + 1)
-    yields = without_pairs[..., count[:, None] + count[None, :]]
+    yields = jnp.moveaxis(without_pairs, 0, -1)[..., count[:, None] + count[None, :]]
     if max_photons > 0:
         k = count[1:]
         binomial = np.array([[math.comb(n, j) for j in k] for n in count], np.float64)
-        power = jnp.stack(powers, axis=-1)[..., np.maximum(count[:, None] - k[None, :], 0)]
+        power = _powers(missed, max_photons)[..., np.maximum(count[:, None] - k[None, :], 0)]
         amplitude = power * jnp.asarray(binomial, t.dtype).reshape((1,) * t.ndim + binomial.shape)
         pair = t * overlap / 2
-        pairs = [pair * pair]
-        for _ in range(max_photons - 1):
-            pairs.append(pairs[-1] * pairs[0])
-        weighted = amplitude * jnp.stack(pairs, axis=-1)[..., None, :]
+        weighted = amplitude * _powers(pair * pair, max_photons)[..., None, 1:]
         yields = yields + jnp.einsum("...nk,...mk->...nm", weighted, amplitude, precision=jax.lax.Precision.HIGHEST)
     return (1 - dark)[..., None, None] * yields
 
@@ -183,17 +181,22 @@ def _phase_error(settings: Cal19Settings, link: Cal19Link, root: Array) -> Array
     intensity = jnp.broadcast_to(intensity, shape)
     root = jnp.broadcast_to(root, shape + root.shape[-2:])
     # alpha enters by even powers only: alpha^(n+m) = alpha^2p x (|alpha|^2)^(n//2 + m//2), p the parity
-    numbers = range(root.shape[-1])
-    powers = [jnp.ones_like(intensity)]
-    for _ in numbers[2::2]:
-        powers.append(powers[-1] * intensity)
+    powers = _powers(intensity, (root.shape[-1] - 1) // 2)
     total = jnp.zeros_like(intensity)
     for parity in (0, 1):
-        weight = jnp.stack([powers[n // 2] / math.sqrt(math.factorial(n)) for n in numbers[parity::2]], axis=-1)
+        numbers = np.arange(parity, root.shape[-1], 2)
+        scale = np.array([1 / math.sqrt(math.factorial(n)) for n in numbers]).reshape((1,) * intensity.ndim + (-1,))
+        weight = powers[..., : len(numbers)] * jnp.asarray(scale, intensity.dtype)
         part = root[..., parity::2, parity::2] * weight[..., None, :] * weight[..., :, None]
         amplitude = jnp.exp(-intensity) * jnp.sum(part, axis=(-2, -1))
         total = total + (intensity * intensity if parity else 1) * amplitude * amplitude
     return ratio(total, observe(settings, link).gain, otherwise=0.5)
+
+
+def _powers(base: Array, largest: int) -> Array:
+    """1, x, x^2, ..., x^largest along a new last axis."""
+    _, powers = jax.lax.scan(lambda power, _: (power * base, power), jnp.ones_like(base), length=largest + 1)
+    return jnp.moveaxis(powers, 0, -1)
 
 
 def _rate(settings: Cal19Settings, link: Cal19Link, root: Array) -> Array:
