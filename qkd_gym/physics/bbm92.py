@@ -24,6 +24,7 @@ from jaxtyping import Array, ArrayLike, Float
 from qkd_gym import struct
 from qkd_gym.physics.information import as_float, binary_entropy
 from qkd_gym.physics.optimum import maximise
+from qkd_gym.physics.two_sender import ratio
 
 #: Largest CHSH value of quantum mechanics.
 TSIRELSON_BOUND = 2 * math.sqrt(2.0)
@@ -70,8 +71,7 @@ class Coincidences:
     @property
     def qber(self) -> Array:
         """Error rate E of the coincidences; 0 where there are none."""
-        some = self.gain > 0
-        return jnp.where(some, self.error_gain / jnp.where(some, self.gain, 1), 0)
+        return ratio(self.error_gain, self.gain)
 
 
 def observe(settings: PairSettings, link: PairLink) -> Coincidences:
@@ -163,10 +163,8 @@ class ContinuousLink:
 def window_share(coincidence_window_s: ArrayLike, timing_jitter_fwhm_s: ArrayLike) -> Float[Array, "..."]:
     """Share of true coincidences inside a centred window, erf(sqrt(ln 2) tau / FWHM) for Gaussian jitter."""
     tau, width = as_float(coincidence_window_s, timing_jitter_fwhm_s)
-    blurred = width > 0
-    return jnp.where(
-        blurred, erf(math.sqrt(math.log(2)) * tau / jnp.where(blurred, width, 1)), jnp.where(tau > 0, 1.0, 0.0)
-    )
+    inside = erf(math.sqrt(math.log(2)) * ratio(tau, width))
+    return jnp.where(width > 0, inside, jnp.where(tau > 0, 1.0, 0.0))
 
 
 def observe_continuous(settings: ContinuousSettings, link: ContinuousLink) -> Coincidences:

@@ -26,6 +26,7 @@ from qkd_gym import struct
 from qkd_gym.physics.decoy_bb84 import Gains
 from qkd_gym.physics.information import LN2, as_float, binary_entropy
 from qkd_gym.physics.optimum import maximise
+from qkd_gym.physics.two_sender import ratio
 
 #: From this error rate on, individual attacks leave no key.
 LARGEST_ERROR = 1 / 6
@@ -69,7 +70,8 @@ def compression(settings: DpsSettings, link: DpsLink) -> Float[Array, "..."]:
 
     0 for e >= 1/6 and for mu >= 1/2 (Waks 2006). The argument is (1 + 12 e - 38 e^2)/2.
     """
-    mu, e = as_float(settings.intensity, observe(settings, link).qber)
+    seen = observe(settings, link)
+    mu, e = as_float(settings.intensity, ratio(seen.error_gain, seen.gain))
     valid = e < LARGEST_ERROR
     inner = jnp.where(valid, e, 0)
     collision = 1 - jnp.log1p(inner * (12 - 38 * inner)) / LN2
@@ -79,7 +81,9 @@ def compression(settings: DpsSettings, link: DpsLink) -> Float[Array, "..."]:
 def key_rate(settings: DpsSettings, link: DpsLink) -> Float[Array, "..."]:
     """p [tau - f h(e)], bit per slot, unclipped; against individual attacks only."""
     seen = observe(settings, link)
-    gain, error, f, tau = as_float(seen.gain, seen.qber, link.error_correction_efficiency, compression(settings, link))
+    gain, error, f, tau = as_float(
+        seen.gain, ratio(seen.error_gain, seen.gain), link.error_correction_efficiency, compression(settings, link)
+    )
     return gain * (tau - f * binary_entropy(jnp.clip(error, 0, 0.5)))
 
 
