@@ -283,15 +283,11 @@ def _link(place: int, link: Any) -> Link:
     a, b = (_node(end) for end in ends)
     if "length_km" not in link:
         raise TopologyError(f"link {place} ({a} - {b}): has no 'length_km'")
-    return Link(
-        a,
-        b,
-        _number(place, a, b, "length_km", link["length_km"]),
-        *(
-            None if link.get(key) is None else _number(place, a, b, key, link[key])
-            for key in ("loss_db_per_km", "rate_kbit_per_s")
-        ),
+    loss, rate = (
+        None if link.get(key) is None else _number(place, a, b, key, link[key])
+        for key in ("loss_db_per_km", "rate_kbit_per_s")
     )
+    return Link(a, b, _number(place, a, b, "length_km", link["length_km"]), loss, rate)
 
 
 def _number(place: int, a: str, b: str, key: str, value: Any) -> float:

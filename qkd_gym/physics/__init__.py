@@ -7,4 +7,6 @@ float64, with a stated and tested error in float32. Rates and key lengths keep t
 - `accumulate`: counts pooled over a block. `sampling`: the noise of a step, count samplers.
 - `fibre`, `detectors`, `interference`, `polarization`: hardware. `drift`: how it moves.
 - `reconciliation`: what error correction costs. `optimum`: a maximum inside a compiled program.
+- `privacy_amplification`: the hash, and what it costs. `attacks`: what the users see, what Eve gains.
+- `networks`: pools of key, trusted relays, paths.
 """
