@@ -22,7 +22,7 @@ is within 2e-6 of I_AB + chi_BE.
 The finite-size rate of the source puts the worst-case channel into the Holevo bound alone and keeps the expected one in
 the mutual information. At a given output noise that bound *grows* with T up to T of 0.5 to 0.8, so on a longer link the
 pair is not the worst case: `CvDistillation(mutual_information_at="worst")` puts the same channel into both, is never
-above the published rate, and costs 6 % of it at 50 km and 1e8 symbols.
+above the published rate, and costs 6 % of it with the defaults at 50 km and 1e8 symbols.
 Composable proofs (Leverrier, Phys. Rev. Lett. 118, 200501 (2017)) ask for more than either. Frames that fail
 reconciliation are charged through `frame_error_rate`.
 """

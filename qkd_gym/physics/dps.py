@@ -3,7 +3,7 @@
 Inoue, Waks, Yamamoto, Phys. Rev. Lett. 89, 037902 (2002); rate: Waks, Takesue, Yamamoto, Phys. Rev. A 73, 012344
 (2006). Alice's train of weak pulses carries its bits in the phase steps of neighbours, Bob reads them with a one-slot
 interferometer. Rates are in bit per slot and keep their sign. Valid for fewer than half a photon per pulse and error
-rates below 1/6; beyond, the compression factor is 0.
+rates below 1/6; beyond, the compression factor is 0. float32: clicks to 5e-7, rates to 2e-6 of the clicks.
 
 The rate assumes that Eve holds photons one by one and measures before she has the last word. Attacks on runs of pulses
 (Curty, Zhang, Lo, Luetkenhaus, Quantum Inf. Comput. 7, 665 (2007)) do better, and proofs against general attacks give
