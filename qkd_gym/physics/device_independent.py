@@ -2,8 +2,8 @@
 
 Acin, Brunner, Gisin, Massar, Pironio, Scarani, Phys. Rev. Lett. 98, 230501 (2007); Pironio et al., New J. Phys. 11,
 045021 (2009): collective attacks, one-way error correction at the Shannon limit, endless data. Rates are in bit per
-pair and keep their sign; float32 holds them to 5e-6 bit. Published experiments also pay for random key bases and for finite blocks, and gain by noisy
-preprocessing; none of it is in here.
+pair and keep their sign; float32 holds them to 5e-6 bit. Published experiments also pay for random key bases and for
+finite blocks, and gain by noisy preprocessing; none of it is in here.
 
 Every pair counts: a pair without a click must get an outcome, or the detection loophole is open. Here it gets a fixed
 one, and the link then needs a detection efficiency above 0.923 on each side at full visibility.
