@@ -6,8 +6,8 @@ with the next success, if that comes within the longest pairing length. With a l
 loss, as for MDI; with lengths far above the mean distance of clicks, with its square root. The length is limited by how
 long the lasers stay in phase. Both arms are alike.
 
-float32: pairing rate and error rates within 2e-6 of their float64 value, rates within 4e-6 of the pairing rate, down to
-arms of 100 dB.
+float32: all within 2e-6 of its float64 value, but errors with drift within 3e-7 absolute, and rates within 4e-6 of the
+pairing rate, down to arms of 100 dB.
 """
 
 from __future__ import annotations

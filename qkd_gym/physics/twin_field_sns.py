@@ -138,7 +138,7 @@ def odd_parity_pairs(settings: SnsSettings, link: SnsLink) -> OddParityPairs:
     pairs = jnp.minimum(zeros, ones)
     wrong_zero, wrong_one = ratio(eps * eps * clicks.both, zeros), ratio((1 - eps) * (1 - eps) * clicks.none, ones)
     both_wrong = wrong_zero * wrong_one
-    survival = (1 - wrong_zero) * (1 - wrong_one) + both_wrong
+    survival = ratio(right, zeros) * ratio(right, ones) + both_wrong
     single = eps * (1 - eps) * mu * jnp.exp(-mu) * s1
     return OddParityPairs(
         pairs=pairs,
