@@ -10,8 +10,8 @@ In the test basis an error rate near 1/4 is right: two-photon pulses of one send
 single-photon pairs is what enters the key.
 
 float32: gains within 1e-6 of their float64 value, the asymptotic rate within 2e-6 of the key-basis gain, down to arms
-of 100 dB. Of a block of 1e11 to 1e15 pairs, arms to 16 dB, the yield bound is within 5e-6 of the yield and the key length
-within 3e-6 of the key-basis counts.
+of 100 dB. Of a block of 1e11 to 1e15 pairs, arms to 16 dB, the yield bound is within 5e-6 of the yield and the key
+length within 3e-6 of the key-basis counts.
 """
 
 from __future__ import annotations

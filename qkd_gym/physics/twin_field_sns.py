@@ -7,9 +7,9 @@ two detectors is a success, and whether one sent is the bit. Misalignment enters
 photons alone, so it may be large; two pulses that meet are bit errors, which keeps epsilon small unless bits are
 paired. Both arms are alike.
 
-float32: gains within 1e-6 of their float64 value and rates within 2e-6 of the gain, down to arms of 100 dB. Of a block of
-1e11 to 1e15 windows, arms to 45 dB, the yield bound is within 2e-6 of the yield and the key length within 1e-6 of the
-key-window counts.
+float32: gains within 1e-6 of their float64 value and rates within 2e-6 of the gain, down to arms of 100 dB. In a block
+of 1e11 to 1e15 windows, arms to 45 dB, the yield bound is within 2e-6 of the yield and the key length within 1e-6 of
+the key-window counts.
 """
 
 from __future__ import annotations
