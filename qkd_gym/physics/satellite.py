@@ -51,7 +51,7 @@ class Downlink:
     )
     zenith_transmittance: Any = struct.field(default=0.7, low=0.0, high=1.0, doc="atmosphere straight up")
     fixed_loss_db: Any = struct.field(
-        default=14.95, unit="dB", low=0.0, high=60.0, doc="optics, filters, coupling, detectors"
+        default=14.85, unit="dB", low=0.0, high=60.0, doc="optics, filters, coupling, detectors"
     )
     lowest_elevation_rad: Any = struct.field(
         default=math.radians(10), unit="rad", low=LOWEST_ELEVATION_RAD, high=math.pi / 2, doc="no link below"

@@ -149,6 +149,7 @@ def test_ranges_are_checked():
 
 
 def test_gradients(x64):
+    @jax.jit
     def transmittance(z):
         return free_space.long_term_transmittance(FreeSpaceLink(), z)
 
@@ -158,6 +159,7 @@ def test_gradients(x64):
             jax.grad(transmittance)(z), (transmittance(z + h) - transmittance(z - h)) / (2 * h), rtol=1e-6, atol=1e-13
         )
 
+    @jax.jit
     def faded(r, w):
         return free_space.wander_transmittance(free_space.wander(w, 0.5), r)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from qkd_gym.physics import sampling, turbulence
+from qkd_gym.physics import turbulence
 from qkd_gym.physics.turbulence import HufnagelValley
 from tests.physics.conftest import precision
 
@@ -134,18 +134,20 @@ def test_drawn_fading_follows_the_gamma_gamma_law():
     law = FADING(2.0)
     alpha, beta = float(law.alpha), float(law.beta)
     n = 200_000
-    draws = np.sort(np.asarray(FADE(jax.tree.map(lambda x: jnp.full(n, x), law), _normals(n)), float))
+    draws = np.sort(
+        np.asarray(
+            FADE(
+                jax.tree.map(lambda x: jnp.full(n, x), law), jax.random.normal(jax.random.key(9), (n, 2), jnp.float32)
+            ),
+            float,
+        )
+    )
     u = (np.arange(4000) + 0.5) / 4000
     large = stats.gamma.ppf(u, alpha) / alpha
     x = np.quantile(draws, np.linspace(0.001, 0.999, 120))
     exact = stats.gamma.cdf(beta * x[:, None] / large[None, :], beta).mean(axis=1)
     empirical = np.searchsorted(draws, x) / n
     assert np.max(np.abs(exact - empirical)) < 1.95 / np.sqrt(n) + 2e-3  # 0.1 % level, and the quantile's own error
-
-
-def _normals(n):
-    normals, _ = jax.jit(lambda key: sampling.step_noise(key, normals=2 * n))(jax.random.key(9))
-    return normals.reshape(n, 2)
 
 
 def test_both_laws_nearly_agree_where_they_meet(x64):
@@ -155,6 +157,7 @@ def test_both_laws_nearly_agree_where_they_meet(x64):
 
 
 def test_gradients_are_finite(x64):
+    @jax.jit
     def power(rytov, averaging, z0, z1):
         return turbulence.fade(turbulence.fading(rytov, averaging), jnp.stack([z0, z1]))
 
