@@ -5,7 +5,9 @@ float64, with a stated and tested error in float32. Rates and key lengths keep t
 
 - `information`: entropies, repeaterless bounds. `decoy_bb84`: infinite data. `finite_key`: from counts to key.
 - `accumulate`: counts pooled over a block. `sampling`: the noise of a step, count samplers.
-- `fibre`, `detectors`, `interference`, `polarization`: hardware. `drift`: how it moves.
+- `fibre`, `interference`, `polarization`: hardware. `detectors`, `detector_presets`, `transmitter`: both ends.
+- `drift`: how hardware moves. `phase_drift`, `temperature`, `pmd`, `raman`: what fibre does to light.
+- `free_space`, `turbulence`, `satellite`: light through air. `light`: photons from power.
 - `reconciliation`: what error correction costs. `optimum`: a maximum inside a compiled program.
 - `privacy_amplification`: the hash, and what it costs. `attacks`: what the users see, what Eve gains.
 - `networks`: pools of key, trusted relays, paths.
