@@ -71,7 +71,7 @@ def test_a_scaled_tolerance_and_a_ratio(tmp_path):
 
 FAULTS = {
     "no family": (GOOD.replace("# family: deadtime\n", ""), "# family"),
-    "unknown family": (GOOD.replace("deadtime", "phlogiston"), "known: basics"),
+    "unknown family": (GOOD.replace("deadtime", "phlogiston"), "basics, "),
     "no tolerance": (GOOD.replace("# tol", "# toll"), "# tol"),
     "broken JSON": (GOOD.replace('{"tau": 20}', '{"tau": 20'), "not JSON"),
     "unknown rule": (GOOD.replace('{"rtol": 1e-7}', '{"rtoll": 1e-7}'), "rtoll"),
