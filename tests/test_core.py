@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qkd_gym import registration, struct
-from qkd_gym.envs.core import STANDARD_INFO, EnvParams, Episode, as_key, select, strong
+from qkd_gym.envs.core import STANDARD_INFO, EnvParams, Episode, as_key, restart_key, select, strong
 from tests.adapters.toys import Dials, Token, TokenParams
 from tests.toys import Meet, Walk, WalkParams
 
@@ -76,12 +76,12 @@ def test_auto_reset_never_loses_the_last_observation():
     ends = 0
     for k in range(30):
         key = jax.random.key(100 + k)
-        last, *_ = ADVANCE(jax.random.split(key)[0], episode, STAY + 0.5)
+        last, *_ = ADVANCE(key, episode, STAY + 0.5)
         obs, episode, _, terminated, truncated, info = STEP["Walk"](key, episode, STAY + 0.5)
         np.testing.assert_allclose(info["final_observation"], last, rtol=1e-6)
         if terminated or truncated:
             ends += 1
-            equal((obs, episode), RESET(jax.random.split(key)[1]))
+            equal((obs, episode), RESET(restart_key(key)))
             assert int(episode.time) == 0 and not np.array_equal(obs, info["final_observation"])
         else:
             equal(obs, info["final_observation"])

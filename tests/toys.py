@@ -42,11 +42,11 @@ class Walk(Environment[WalkState, WalkParams]):
         return np.zeros(1, np.float32)
 
     def sample_params(self, key, scenario=None):
-        high = 1.0 if (scenario or self.scenario) == "ood-fast" else 0.3
+        high = 1.0 if (scenario or self.scenario) == "ood-fast" else 0.15
         return WalkParams(drift=jax.random.uniform(key, (), jnp.float32, 0.05, high))
 
     def reset_env(self, key, params):
-        state = WalkState(time=jnp.int32(0), position=jax.random.uniform(key, (), jnp.float32, -0.5, 0.5))
+        state = WalkState(time=jnp.int32(0), position=jax.random.uniform(key, (), jnp.float32, -0.2, 0.2))
         return self.observe(None, state, None, params), state
 
     def step_env(self, key, state, action, params):

@@ -1,10 +1,10 @@
 """The compiled programs behind the Gymnasium faces, and how their random numbers follow from a seed.
 
 The keys of a sub-environment of seed `s` are `fold_in(jax.random.key(s, impl="threefry2x32"), k)`. `k = 0` starts the
-episode that a seeded reset asks for; the steps, counted over all episodes, take `k = 1, 2, ...`. A step splits its key
-as `Environment.step` does, into (step, reset): a reset without a seed that follows a step uses the second half of that
-step's key, which is what auto-reset would have used. Hence a vector environment and a single one agree step by step,
-in every autoreset mode, also across the ends of episodes. A second reset without a step between takes the next `k`.
+episode that a seeded reset asks for; the steps, counted over all episodes, take `k = 1, 2, ...`. A reset without a seed
+that follows a step uses the `restart_key` of that step, which is what auto-reset would have used. Hence a vector
+environment and a single one agree step by step, in every autoreset mode, also across the ends of episodes. A second
+reset without a step between takes the next `k`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jaxtyping import Array
 
 from qkd_gym import struct
 from qkd_gym.adapters._packing import Layout
-from qkd_gym.envs.core import STANDARD_INFO, Environment, Episode, as_key, select
+from qkd_gym.envs.core import STANDARD_INFO, Environment, Episode, as_key, restart_key, select
 
 
 class Session(NamedTuple):
@@ -121,7 +121,7 @@ class Programs:
         seed = jnp.where(seeded, seed, session.seed)
         draws = jnp.where(seeded, jnp.int32(0), session.draws + session.fresh)
         key = jax.random.fold_in(_key(seed), draws)
-        spare = jax.random.split(key)[1]
+        spare = restart_key(key)
         own = jnp.where(seeded | session.fresh, jax.random.key_data(key), jax.random.key_data(spare))
         obs, episode = self._env.reset(_key(own), self._link(_key(own), params, limit))
         return Session(seed, draws, jnp.bool_(True), jnp.bool_(False), episode), obs
@@ -143,7 +143,7 @@ class Programs:
 
     def _advance(self, session: Session, action: Array) -> tuple[Session, Seen]:
         draws = session.draws + 1
-        key = jax.random.split(jax.random.fold_in(_key(session.seed), draws))[0]
+        key = jax.random.fold_in(_key(session.seed), draws)
         obs, episode, reward, terminated, truncated, info = self._env.advance(key, session.episode, action)
         metrics = {name: value for name, value in info.items() if name not in STANDARD_INFO}
         after = Session(session.seed, draws, jnp.bool_(False), terminated | truncated, episode)

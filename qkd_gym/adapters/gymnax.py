@@ -19,7 +19,7 @@ from jaxtyping import Array, PRNGKeyArray
 from qkd_gym import struct
 from qkd_gym.adapters import _door
 from qkd_gym.adapters._program import drawn_link
-from qkd_gym.envs.core import Environment, EnvParams, Episode, Info, as_key
+from qkd_gym.envs.core import Environment, EnvParams, Episode, Info, as_key, restart_key
 
 
 @struct.dataclass
@@ -109,10 +109,10 @@ class GymnaxEnv:
         return params
 
     def _next_link(self, key: PRNGKeyArray, params: EnvParams | None) -> Any:
-        """The link that follows if this step ends the episode: `Environment.step` resets with its key's second half."""
+        """The link that follows if this step ends the episode: `Environment.step` resets with the `restart_key`."""
         if not isinstance(params, ScenarioParams):
             return self._link(key, params)
-        return self._link(jax.random.split(as_key(key))[1], params)
+        return self._link(restart_key(as_key(key)), params)
 
 
 @dataclasses.dataclass(frozen=True)

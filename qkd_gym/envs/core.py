@@ -185,16 +185,17 @@ class Environment(abc.ABC, Generic[StateT, ParamsT]):
     ) -> tuple[Array, Episode, Array, Array, Array, Info]:
         """One step with auto-reset, for one environment.
 
-        If the episode ends, the observation and episode returned are the next one's first; the last observation is
+        The step runs on `key` as `advance` does, and the next episode starts from `restart_key(key)`. If the episode
+        ends, the observation and episode returned are the next one's first; the last observation is
         `info["final_observation"]`. `params` is the link of the *next* episode (None: drawn from the scenario); the
         running episode keeps its own.
 
         Returns:
             `(observation, episode, reward, terminated, truncated, info)`: reward float32 `()`, flags bool `()`.
         """
-        key_step, key_reset = jax.random.split(as_key(key))
-        obs, running, reward, terminated, truncated, info = self.advance(key_step, episode, action)
-        obs_reset, fresh = self.reset(key_reset, params)
+        key = as_key(key)
+        obs, running, reward, terminated, truncated, info = self.advance(key, episode, action)
+        obs_reset, fresh = self.reset(restart_key(key), params)
         obs, episode = select(terminated | truncated, (obs_reset, fresh), (obs, running))
         return obs, episode, reward, terminated, truncated, info
 
@@ -215,12 +216,12 @@ class Environment(abc.ABC, Generic[StateT, ParamsT]):
         Args:
             keys: `(N,)` keys, one an environment. episodes, actions: leading axis N. params: None or stacked links.
         """
-        split = jax.vmap(jax.random.split)(as_key(keys))
-        obs, running, reward, terminated, truncated, info = jax.vmap(self.advance)(split[:, 0], episodes, actions)
+        keys = as_key(keys)
+        obs, running, reward, terminated, truncated, info = jax.vmap(self.advance)(keys, episodes, actions)
         done = terminated | truncated
 
         def restart(now: tuple[Array, Episode]) -> tuple[Array, Episode]:
-            return jax.vmap(select)(done, self.reset_batch(split[:, 1], params), now)
+            return jax.vmap(select)(done, self.reset_batch(jax.vmap(restart_key)(keys), params), now)
 
         obs, episodes = jax.lax.cond(jnp.any(done), restart, lambda now: now, (obs, running))
         return obs, episodes, reward, terminated, truncated, info
@@ -255,6 +256,11 @@ class Environment(abc.ABC, Generic[StateT, ParamsT]):
             n = jnp.broadcast_to(jnp.asarray(space.nvec, jnp.int32), action.shape)
             return jnp.clip(action, 0, n - 1), jnp.all((action >= 0) & (action < n), axis=-1)
         raise TypeError(f"actions of {self.name} must be Box, Discrete or MultiDiscrete, not {type(space).__name__}")
+
+
+def restart_key(key: PRNGKeyArray) -> PRNGKeyArray:
+    """Key of the next episode, apart from any that a task derives by `split` from the step's own."""
+    return jax.random.fold_in(key, 0x5EED_0FF)
 
 
 def as_key(key: Any) -> PRNGKeyArray:

@@ -7,6 +7,7 @@ error is itself a float.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -51,6 +52,11 @@ def subtract_pair(a: Pair, b: Pair) -> Pair:
 def value(total: Pair) -> Float[Array, "..."]:
     """The number as one float: correctly rounded, relative error 6e-8 in float32."""
     return total.high + total.low
+
+
+def values(totals: Sequence[Pair]) -> Float[Array, "... n"]:
+    """Several totals of one shape as floats, on a trailing axis."""
+    return jnp.stack([value(total) for total in totals], axis=-1)
 
 
 def ratio(numerator: Pair, denominator: Pair) -> Float[Array, "..."]:

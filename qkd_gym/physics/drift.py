@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from qkd_gym.physics.information import as_float
+from qkd_gym.physics.numerics import sin_cos
 
 DAY_S = 86_400.0
 #: Spread of the drift rate of a fibre's phase at 1 km, rad/ms; grows as the square root of the length (2.4 rad/ms at
@@ -55,7 +56,7 @@ def tone(
 ) -> Float[Array, "..."]:
     """A sinusoid A sin(2 pi f t + phase). In float32 keep f t below 1e4, or advance the phase with `advance_phase`."""
     t, a, f, phase = as_float(time_s, amplitude, frequency_hz, phase_rad)
-    return a * jnp.sin(2 * math.pi * f * t + phase)
+    return a * sin_cos(2 * math.pi * f * t + phase)[0]
 
 
 def advance_phase(phase_rad: ArrayLike, step_s: ArrayLike, frequency_hz: ArrayLike) -> Float[Array, "..."]:

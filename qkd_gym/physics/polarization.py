@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from qkd_gym import struct
 from qkd_gym.physics.information import as_float
+from qkd_gym.physics.numerics import sin_cos, stored
 
 
 @struct.dataclass
@@ -56,15 +56,17 @@ def from_rotation_vector(vector: ArrayLike) -> Float[Array, "... 4"]:
     half = jnp.sqrt(safe)
     # sin(h)/h and cos(h) by series near zero, where h itself has no derivative
     t = jnp.where(small, half_squared, 0)
-    sinc = jnp.where(small, 1 - t / 6 * (1 - t / 20 * (1 - t / 42)), jnp.sin(half) / half)
-    cos = jnp.where(small, 1 - t / 2 * (1 - t / 12 * (1 - t / 30)), jnp.cos(half))
-    return jnp.stack([cos, x * sinc / 2, y * sinc / 2, z * sinc / 2], axis=-1)
+    sin_half, cos_half = sin_cos(half)
+    sinc = jnp.where(small, 1 - t / 6 * (1 - t / 20 * (1 - t / 42)), sin_half / half)
+    cos = jnp.where(small, 1 - t / 2 * (1 - t / 12 * (1 - t / 30)), cos_half)
+    cos, half_sinc = stored(cos), stored(sinc / 2)
+    return jnp.stack([cos, x * half_sinc, y * half_sinc, z * half_sinc], axis=-1)
 
 
 def from_axis_angle(axis: ArrayLike, angle: ArrayLike) -> Float[Array, "... 4"]:
     """Rotation by `angle` rad of Stokes angle `(...)` about unit `axis` `(..., 3)`."""
     a, theta = as_float(axis, angle)
-    c, s = jnp.cos(theta / 2), jnp.sin(theta / 2)
+    s, c = sin_cos(theta / 2)
     parts = jnp.broadcast_arrays(c, s * a[..., 0], s * a[..., 1], s * a[..., 2])
     return jnp.stack(parts, axis=-1)
 
@@ -74,17 +76,13 @@ def compose(second: ArrayLike, first: ArrayLike) -> Float[Array, "... 4"]:
     a, b = as_float(second, first)
     aw, ax, ay, az = (a[..., i] for i in range(4))
     bw, bx, by, bz = (b[..., i] for i in range(4))
-    product = jnp.stack(
-        [
-            aw * bw - ax * bx - ay * by - az * bz,
-            aw * bx + ax * bw + ay * bz - az * by,
-            aw * by - ax * bz + ay * bw + az * bx,
-            aw * bz + ax * by - ay * bx + az * bw,
-        ],
-        axis=-1,
+    product = (
+        aw * bw - ax * bx - ay * by - az * bz,
+        aw * bx + ax * bw + ay * bz - az * by,
+        aw * by - ax * bz + ay * bw + az * bx,
+        aw * bz + ax * by - ay * bx + az * bw,
     )
-    # Without the barrier XLA fuses a chain of products and computes each factor four times a link: 4^n.
-    return jax.lax.optimization_barrier(product)
+    return jnp.stack([stored(p) for p in product], axis=-1)
 
 
 def inverse(rotation: ArrayLike) -> Float[Array, "... 4"]:

@@ -9,8 +9,8 @@ the inverse distribution function is summed term by term; above, a Cornish-Fishe
 exact to within what 1e5 draws can tell (non-centrality of the chi-square below 2). Counts are floats, because a step at
 1 GHz holds more than an int32 does.
 
-For speed under `vmap`, draw the counts of a step in one call over whole vectors, or one by one as scalars; XLA leaves
-calls over slices of the noise block unvectorised.
+For speed under `vmap`, draw the counts of a step one by one as scalars: each is then one long vector of environments,
+where rows of a few counts would be read with a stride.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, UInt32
 
 from qkd_gym.physics.information import as_float
+from qkd_gym.physics.numerics import stored
 
 #: Variance from which the Cornish-Fisher series takes over; largest count of the summed part (2e-7 lies beyond).
 _SERIES_FROM = 4.0
@@ -36,23 +37,30 @@ def random_bits(key: PRNGKeyArray, count: int) -> UInt32[Array, " count"]:
     before the first round and by the other before the second.
     """
     data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
-    first, second = data[0], data[-1]
-    counters = np.arange(count, dtype=np.uint64) * _GOLDEN & 0xFFFFFFFF
-    return _mix(_mix(first + jnp.asarray(counters.astype(np.uint32))) ^ second)
+    return _word(data, np.arange(count))
+
+
+def _word(data: UInt32[Array, "2"], index: int | np.ndarray) -> UInt32[Array, "..."]:
+    counter = (np.asarray(index, np.uint64) * _GOLDEN & 0xFFFFFFFF).astype(np.uint32)
+    return _mix(_mix(data[0] + counter) ^ data[-1])
 
 
 def step_noise(
     key: PRNGKeyArray, normals: int = 0, uniforms: int = 0
-) -> tuple[Float[Array, " normals"], Float[Array, " uniforms"]]:
-    """All noise of one step: `normals` standard normals and `uniforms` numbers in (0, 1), float32.
+) -> tuple[tuple[Float[Array, ""], ...], tuple[Float[Array, ""], ...]]:
+    """All noise of one step: `normals` standard normals and `uniforms` numbers in (0, 1), float32 scalars.
 
     Take them apart at fixed places; append a new source at the end, so that it does not reshuffle the others: normal
-    i depends on the key and i alone, uniform j on the key and j alone.
+    i depends on the key and i alone, uniform j on the key and j alone. Scalars, because under `vmap` each is one long
+    vector; columns of a matrix would be read with a stride.
     """
     data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
     # The two families take their words from different keys, so that neither count shifts the other family.
     other = jnp.stack([data[0] ^ jnp.uint32(0x85EBCA6B), data[-1] + jnp.uint32(0xC2B2AE35)])
-    return bits_to_normal(random_bits(data, normals)), bits_to_uniform(random_bits(other, uniforms))
+    return (
+        tuple(stored(bits_to_normal(_word(data, i))) for i in range(normals)),
+        tuple(bits_to_uniform(_word(other, j)) for j in range(uniforms)),
+    )
 
 
 def bits_to_uniform(bits: UInt32[Array, "..."]) -> Float[Array, "..."]:
@@ -98,7 +106,7 @@ def poisson(mean: ArrayLike, uniform: ArrayLike) -> Float[Array, "..."]:
     low = _count_above(masses, u)
     lam = jnp.maximum(mean, _SERIES_FROM)
     high = jnp.maximum(jnp.floor(_series(lam, lam, 1.0, 1.0, 1.0, -normal_quantile(u)) + 0.5), 0)
-    return jnp.where(mean < _SERIES_FROM, low, high)
+    return stored(jnp.where(mean < _SERIES_FROM, low, high))
 
 
 def binomial(trials: ArrayLike, probability: ArrayLike, uniform: ArrayLike) -> Float[Array, "..."]:
@@ -133,7 +141,7 @@ def binomial(trials: ArrayLike, probability: ArrayLike, uniform: ArrayLike) -> F
     series = _series(mean_high, mean_high * q_high, skew, 1 - 6 * pq, skew * (1 - 12 * pq), -normal_quantile(u))
     high = jnp.maximum(jnp.floor(series + 0.5), 0)
     count = jnp.minimum(jnp.where(few, low, high), n)
-    return jnp.where(flip, n - count, count)
+    return stored(jnp.where(flip, n - count, count))
 
 
 def clicks_and_errors(
@@ -145,17 +153,10 @@ def clicks_and_errors(
         `(clicks, errors)` with errors <= clicks by construction. `mean_errors` is clipped to [0, mean_clicks].
     """
     clicks, errors = as_float(mean_clicks, mean_errors)
-    errors = jnp.clip(errors, 0, clicks)
-    right, wrong, u_right, u_wrong = jnp.broadcast_arrays(
-        clicks - errors, errors, *as_float(uniform_right, uniform_wrong)
-    )
-    if right.ndim == 0:
-        wrong_count = poisson(wrong, u_wrong)
-        return wrong_count + poisson(right, u_right), wrong_count
-    # One call for both: XLA vectorises one long loop, and leaves two over slices of the noise scalar (4 times slower).
-    counts = poisson(jnp.concatenate([right, wrong], axis=-1), jnp.concatenate([u_right, u_wrong], axis=-1))
-    wrong_count = counts[..., right.shape[-1] :]
-    return counts[..., : right.shape[-1]] + wrong_count, wrong_count
+    wrong = stored(jnp.clip(errors, 0, clicks))
+    right = stored(clicks - wrong)
+    wrong_count = poisson(wrong, uniform_wrong)
+    return poisson(right, uniform_right) + wrong_count, wrong_count
 
 
 # ---- inner workings -----------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from qkd_gym.envs.calibration import decoy_block as task
-from qkd_gym.physics.accumulate import value
+from qkd_gym.physics.accumulate import values
 
 _KEY, _OPEN, _EVENT, _HINT, _INK, _FAINT = "#2a8c4a", "#9fd3ae", "#c8322b", "#f7dfa4", "#2b3440", "#b8bfc8"
 _CHANNELS = ("#1f6fb4", "#d9711c", "#7a4fa3", "#4c8c8a")
@@ -24,7 +24,7 @@ def _future(episode: Any) -> jax.Array:
     state, params = episode.state, episode.params
     settings = task.decode_settings(state.settings)
     mean = task.mean_slice_counts(state.loss_db, settings, params)
-    pool = value(state.pool)
+    pool = values(state.pool)
     bits = jax.vmap(lambda n: task.block_key_bits(pool + n * mean, settings, params))(jnp.arange(_AHEAD + 1.0))
     return bits / state.reference_bits
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array
 
 from qkd_gym import struct
-from qkd_gym.envs.core import STANDARD_INFO, Environment, EnvParams, Episode, strong
+from qkd_gym.envs.core import STANDARD_INFO, Environment, EnvParams, Episode, restart_key, strong
 
 
 class ConformanceError(AssertionError):
@@ -124,8 +124,8 @@ class Subject:
         return self.compiled("mask", lambda _, episodes: jax.vmap(self.env.mask)(episodes))
 
     @functools.cached_property
-    def split(self) -> Callable:
-        return self.compiled("split", lambda keys: jax.random.key_data(jax.vmap(jax.random.split)(keys)))
+    def restart_keys(self) -> Callable:
+        return self.compiled("restart_keys", lambda keys: jax.random.key_data(jax.vmap(restart_key)(keys)))
 
     @functools.cached_property
     def link(self) -> Any:
@@ -443,11 +443,10 @@ def _check_final_observation(subject: Subject) -> None:
     _, episodes = subject.reset(subject.keys(subject.num_envs), links)
     for k in range(4):
         keys = subject.keys(subject.num_envs)
-        split = subject.split(keys)
         stepped = subject.step(keys, episodes, actions, links)
         obs, after, _, terminated, truncated, info = _row(stepped, 0)
-        last, _, _, ended, cut, _ = subject.advance(split[0, 0], _row(episodes, 0), subject.passive)
-        first, fresh = _row(subject.reset(split[:, 1], links), 0)
+        last, _, _, ended, cut, _ = subject.advance(keys[0], _row(episodes, 0), subject.passive)
+        first, fresh = _row(subject.reset(subject.restart_keys(keys), links), 0)
         _same(info["final_observation"], last, f"step {k}: final_observation ", exact=False)
         _require(
             (bool(terminated), bool(truncated)) == (bool(ended), bool(cut)), "step and advance disagree on the end"
@@ -456,7 +455,7 @@ def _check_final_observation(subject: Subject) -> None:
             _same((obs, after), (first, fresh), f"step {k}: the next episode ", exact=False)
             _require(int(after.time) == 0, f"time is {int(after.time)} after the auto-reset")
         else:
-            _same(obs, last, f"step {k}: the observation ", exact=True)
+            _same(obs, info["final_observation"], f"step {k}: the observation ", exact=True)
         discount = float(info["discount"])
         _require(
             discount == (0.0 if terminated else 1.0), f"discount is {discount} where terminated is {bool(terminated)}"
@@ -480,7 +479,7 @@ def _check_batches(subject: Subject) -> None:
     _, episodes = subject.reset(keys, links)
     batch = subject.step_batch(keys, episodes, actions, links)
     _same(subject.step(keys, episodes, actions, links), batch, "vmap(step) against step_batch ", exact=False)
-    alone = subject.advance(subject.split(keys)[1, 0], _row(episodes, 1), subject.passive)
+    alone = subject.advance(keys[1], _row(episodes, 1), subject.passive)
     _same(alone, _row(batch, 1), "one environment against its row of step_batch ", exact=False)
 
 

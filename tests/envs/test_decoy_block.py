@@ -17,7 +17,7 @@ from qkd_gym.envs.calibration import decoy_block as task
 from qkd_gym.envs.calibration.decoy_block import DecoyBlock
 from qkd_gym.envs.core import strong
 from qkd_gym.evaluation.runner import evaluate
-from qkd_gym.physics.accumulate import value
+from qkd_gym.physics.accumulate import values
 from qkd_gym.physics.information import plob_bound_from_loss
 
 ENV = DecoyBlock()
@@ -138,7 +138,7 @@ def test_pooled_counts_of_a_terapulse_give_the_key_of_float64():
     state = run([GO_ON] * 720, **QUIET | {"loss_db": 6.0})[3]
     pool = jax.tree.map(lambda x: x[-1], state.pool)
     with jax.enable_x64(True):
-        exact = np.float64(pool.high) + np.float64(pool.low)
+        exact = np.array([np.float64(p.high) + np.float64(p.low) for p in pool])
         params = dataclasses.replace(ENV.default_params, **QUIET | {"loss_db": 6.0})
         settings = task.decode_settings(jnp.asarray(state.settings[-1], jnp.float64))
         bits = float(task.block_key_bits(jnp.asarray(exact), settings, params))
@@ -169,7 +169,7 @@ def test_the_reading_is_what_the_state_holds():
     assert reading.block_slices == 9 and not bool(reading.event)
     np.testing.assert_allclose(reading.block_bits, last.block_bits, rtol=1e-4)
     np.testing.assert_allclose(reading.loss_estimate_db, 14.0, atol=0.1)
-    np.testing.assert_allclose(reading.block_key_clicks, value(last.pool)[:3].sum(), rtol=1e-4)
+    np.testing.assert_allclose(reading.block_key_clicks, values(last.pool)[:3].sum(), rtol=1e-4)
 
 
 def test_the_clairvoyant_closes_before_each_event_and_takes_one_block_a_quiet_time():

@@ -21,7 +21,7 @@ from qkd_gym.envs.calibration.polarization import (
 )
 from qkd_gym.envs.core import Episode, strong
 from qkd_gym.physics import polarization as pol
-from qkd_gym.physics.accumulate import value
+from qkd_gym.physics.accumulate import values
 from qkd_gym.physics.finite_key import BlockCounts, one_decoy_key
 from qkd_gym.physics.information import plob_bound
 
@@ -70,7 +70,7 @@ def aligned(start):
 def test_reward_telescopes_to_the_key_of_the_pooled_block(roll, aligned):
     episodes, _, reward, info = roll(1, aligned, PASSIVE)
     paid = np.cumsum(np.asarray(info["secret_bits"], np.float64))
-    keys = jax.vmap(lambda s: block_key_bits(value(s.pool), aligned.params))(episodes.state)
+    keys = jax.vmap(lambda s: block_key_bits(values(s.pool), aligned.params))(episodes.state)
     assert paid[-1] > 0
     np.testing.assert_allclose(paid, keys, rtol=1e-6)
     np.testing.assert_allclose(reward, info["secret_bits"] / aligned.state.ideal_bits, rtol=1e-6)
@@ -82,7 +82,7 @@ def test_a_full_block_is_paid_and_the_next_starts_empty(roll, start):
     state = episodes.state
     assert np.asarray(state.block_step).tolist() == [*range(1, 8), 0] * 3
     full = np.arange(7, STEPS, 8)
-    assert not np.asarray(value(state.pool))[full].any() and not np.asarray(state.block_bits)[full].any()
+    assert not np.asarray(values(state.pool))[full].any() and not np.asarray(state.block_bits)[full].any()
     # a fresh block can owe nothing to the one before
     assert (np.asarray(info["secret_bits"])[full[:-1] + 1] >= 0).all()
 
@@ -100,7 +100,7 @@ def test_invalid_actions_pool_nothing_and_credit_nothing(roll, aligned, poison):
     actions = PASSIVE.copy()
     actions[STEPS // 2 :, 2] = poison
     episodes, obs, reward, info = roll(4, aligned, actions)
-    pooled = np.asarray(value(episodes.state.pool))
+    pooled = np.asarray(values(episodes.state.pool))
     assert not np.asarray(info["secret_bits"])[STEPS // 2 :].any() and not np.asarray(reward)[STEPS // 2 :].any()
     np.testing.assert_array_equal(pooled[STEPS // 2 :], np.broadcast_to(pooled[STEPS // 2 - 1], (STEPS // 2, 8)))
     assert np.isfinite(obs).all()
@@ -179,7 +179,7 @@ def test_reference_light_reads_the_rotation_and_costs_time(roll, start):
 def test_pooled_key_in_float32_is_that_of_float64(roll, aligned):
     episodes = roll(13, aligned, PASSIVE)[0]
     pool = jax.tree.map(lambda x: x[-1], episodes.state.pool)
-    exact = np.asarray(pool.high, np.float64) + np.asarray(pool.low, np.float64)
+    exact = np.array([np.float64(p.high) + np.float64(p.low) for p in pool])
     p = aligned.params
     with jax.enable_x64(True):
         counts = BlockCounts(n_key=exact[0:2], m_key=exact[2:4], n_test=exact[4:6], m_test=exact[6:8])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import gymnasium as gym
@@ -14,7 +15,7 @@ from jaxtyping import Array, Float
 
 from qkd_gym import struct
 from qkd_gym.envs.core import Environment, EnvParams, EnvState
-from qkd_gym.physics.accumulate import add, pair, reset, value
+from qkd_gym.physics.accumulate import add, pair, reset, values
 from qkd_gym.physics.decoy_settings import near_optimal_settings
 from qkd_gym.physics.disturbance import (
     Hazard,
@@ -101,15 +102,15 @@ class DecoyBlockState(EnvState):
     storm: Any  # bool ()
     buildup: Any  # bool ()
     event: Any  # bool (), the slice just run was spoilt
-    innocent: Any  # bool (3,)
-    noise: Any  # f32 (3,)
+    innocent: Any  # bool (4,)
+    noise: Any  # f32 (4,)
     reference_bits: Any  # f32 (), key per slice of an optimal 300 s block at the nominal loss
     # the operator's counters of events
     slices_since_event: Any  # i32 ()
     event_rates: Any  # f32 (3,), exponential averages of the event flag
     # the open block
     settings: Any  # f32 (5,), latched, in action coordinates
-    pool: Any  # Pair of f32 (12,): pooled key clicks, key errors, test clicks, test errors, x 3 intensities
+    pool: Any  # 12 Pairs of f32 (): pooled key clicks, key errors, test clicks, test errors, x 3 intensities
     block_slices: Any  # i32 ()
     block_bits: Any  # f32 (), what closing pays now
     # the slice just run, as counted
@@ -412,12 +413,12 @@ class DecoyBlock(Environment[DecoyBlockState, DecoyBlockParams]):
             buildup=jnp.bool_(False),
             event=jnp.bool_(False),
             innocent=jnp.zeros(k, jnp.bool_),
-            noise=normals[1:],
+            noise=jnp.stack(normals[1:]),
             reference_bits=reference_bits_per_slice(params).astype(f),
             slices_since_event=jnp.int32(0),
             event_rates=jnp.zeros(len(EVENT_AVERAGES_S), f),
             settings=jnp.asarray(self.passive_action[1:]),
-            pool=pair(jnp.zeros(12, f)),
+            pool=(pair(f(0)),) * 12,
             block_slices=jnp.int32(0),
             block_bits=f(0),
             slice_counts=jnp.zeros(4, f),
@@ -440,10 +441,14 @@ class DecoyBlock(Environment[DecoyBlockState, DecoyBlockParams]):
         loss_db = _loss(loss_walk, loss_steps_db, time, params)
         rates = hazard_rates(hazard_of(params), params.slice_s)
         storm, buildup, event = advance_hazard(rates, state.storm, state.buildup, uniforms[1:6])
-        innocent, noise = advance_telemetry(
-            state.innocent, state.noise, params.slice_s, params.innocent_interval_s, params.innocent_s,
-            params.telemetry_noise_time_s, uniforms[6 : 6 + k], normals[2:],
-        )  # fmt: skip
+        channels = [
+            advance_telemetry(
+                state.innocent[i], state.noise[i], params.slice_s, params.innocent_interval_s, params.innocent_s,
+                params.telemetry_noise_time_s, uniforms[6 + i], normals[2 + i],
+            )
+            for i in range(k)
+        ]  # fmt: skip
+        innocent, noise = (jnp.stack(values) for values in zip(*channels, strict=True))
 
         # the block: close it, latch settings where it is empty, run the slice, pool what is clean
         holds = state.block_slices > 0
@@ -456,9 +461,9 @@ class DecoyBlock(Environment[DecoyBlockState, DecoyBlockParams]):
         counts = _sample(mean, uniforms[6 + k : 18 + k])
         pooled = valid & ~event
         emptied = closed | event
-        pool = add(reset(state.pool, emptied), jnp.where(pooled, counts, 0))
+        pool = tuple(add(reset(p, emptied), jnp.where(pooled, c, 0)) for p, c in zip(state.pool, counts, strict=True))
         block_slices = jnp.where(emptied, 0, state.block_slices) + pooled
-        block_bits = block_key_bits(value(pool), physical, params)
+        block_bits = block_key_bits(values(pool), physical, params)
 
         secret_bits = block_bits - paid
         totals = _sum_intensities(counts)
@@ -495,7 +500,7 @@ class DecoyBlock(Environment[DecoyBlockState, DecoyBlockParams]):
         return self.observe(None, state, action, params), state, reward, jnp.bool_(False), info
 
     def observe(self, key, state, action, params):
-        c, pool = state.slice_counts, _sum_intensities(value(state.pool))
+        c, pool = state.slice_counts, _sum_intensities(values(state.pool))
         signal = params.telemetry_gain * state.buildup + params.innocent_gain * state.innocent
         # One pass of logarithms: counts and bits in decades, slices in nepers.
         counts = jnp.stack([c[0], c[2], pool[0], pool[2], state.block_bits])
@@ -631,13 +636,12 @@ def _sample(mean: Float[Array, "12"], uniforms: Float[Array, "12"]) -> Float[Arr
         counts[clicks], counts[errors] = clicks_and_errors(
             mean[clicks], mean[errors], uniforms[clicks], uniforms[errors]
         )
-    return jnp.stack(counts)
+    return counts
 
 
-def _sum_intensities(counts: Float[Array, "12"]) -> Float[Array, "4"]:
-    """Sums over the intensities; added by hand, because a reduction fused with the sampler runs unvectorised."""
-    c = counts.reshape(4, 3)
-    return c[:, 0] + c[:, 1] + c[:, 2]
+def _sum_intensities(c: Sequence[Array]) -> Float[Array, "4"]:
+    """Sums over the intensities."""
+    return jnp.stack([c[i] + c[i + 1] + c[i + 2] for i in (0, 3, 6, 9)])
 
 
 def _average(rates: Array, event: Array, params: DecoyBlockParams) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import gymnasium as gym
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float
 from qkd_gym import struct
 from qkd_gym.envs.core import Environment, EnvParams, EnvState
 from qkd_gym.physics import polarization as pol
-from qkd_gym.physics.accumulate import add, pair, reset, value
+from qkd_gym.physics.accumulate import add, pair, reset, values
 from qkd_gym.physics.detectors import non_paralysable_rate
 from qkd_gym.physics.drift import jump_occurs, tone
 from qkd_gym.physics.fibre import transmittance_from_db
@@ -105,7 +106,7 @@ class PolarizationState(EnvState):
     voltage: Any  # f32 (4,), rad of nominal turn
     position: Any  # f32 (4,), the squeezers behind their backlash
     # the open block
-    pool: Any  # Pair of f32 (8,): key clicks, key errors, test clicks, test errors x (signal, decoy)
+    pool: Any  # 8 Pairs of f32 (): key clicks, key errors, test clicks, test errors x (signal, decoy)
     block_step: Any  # i32 ()
     block_bits: Any  # f32 (), what closing would pay now
     ideal_bits: Any  # f32 (), key per step of this unit when perfectly aligned
@@ -344,21 +345,21 @@ class PolarizationAlignment(Environment[PolarizationState, PolarizationParams]):
     def reset_env(self, key, params):
         f = jnp.float32
         z, u = step_noise(key, 3, 9)
-        voltage = START_VOLTAGE_RAD * (2 * u[0:4] - 1)
-        position = voltage + params.backlash_rad * (2 * u[4:8] - 1)
+        voltage = START_VOLTAGE_RAD * (2 * jnp.stack(u[0:4]) - 1)
+        position = voltage + params.backlash_rad * (2 * jnp.stack(u[4:8]) - 1)
         phase = 2 * math.pi * u[8]
         # The fibre is what the controller, as it stands, undoes up to the start offset.
         through = net_rotation(
             params, position, pol.identity().astype(f), tone(0.0, params.wind_amplitude_rad, 0.0, phase)
         )
-        offset = pol.from_rotation_vector(params.start_offset_rad * z)
+        offset = pol.from_rotation_vector(params.start_offset_rad * jnp.stack(z))
         state = PolarizationState(
             time=jnp.int32(0),
             fibre=pol.normalize(pol.compose(pol.inverse(through), offset)),
             wind_phase_rad=phase,
             voltage=voltage,
             position=position,
-            pool=pair(jnp.zeros(8, f)),
+            pool=(pair(f(0)),) * 8,
             block_step=jnp.int32(0),
             block_bits=f(0),
             ideal_bits=ideal_bits_per_step(params).astype(f),
@@ -377,43 +378,32 @@ class PolarizationAlignment(Environment[PolarizationState, PolarizationParams]):
         voltage = pol.slew(state.voltage, params.slew_rad * action[:4], params.slew_rad, params.range_rad)
         position = pol.play(state.position, voltage, params.backlash_rad)
         controller = controller_rotation(params, position)
-        moves = drift_moves(params, z, u[0])
-        winds = jnp.stack([wind_angle_rad(params, state, 0.25), wind_angle_rad(params, state, 0.75)])
-
-        def half_step(carry: Any, inputs: Any) -> tuple[Any, None]:
-            fibre, seen = carry
-            move, wind = inputs
+        fibre, seen = state.fibre, []
+        for move, ahead_steps in zip(drift_moves(params, z, u[0]), (0.25, 0.75), strict=True):
             fibre = pol.compose(pol.from_rotation_vector(move), fibre)
-            swing = pol.from_axis_angle(params.wind_axis, wind)
+            swing = pol.from_axis_angle(params.wind_axis, wind_angle_rad(params, state, ahead_steps))
             net = pol.compose(controller, pol.compose(swing, fibre))
             now = [pol.basis_qber(net, axis, params.optical_error) for axis in (0, 1)]
-            now += [pol.entry(net, i, j) for i, j in entries]
-            return (fibre, tuple(a + 0.5 * b for a, b in zip(seen, now, strict=True))), None
-
-        # A loop of two, because its sums are stored once; unrolled, XLA works them out again for every count.
-        nothing = tuple(jnp.float32(0) for _ in range(2 + len(entries)))
-        (fibre, seen), _ = jax.lax.scan(half_step, (state.fibre, nothing), (moves, winds))
-        optical, true = seen[:2], jnp.stack(seen[2:])
+            seen.append(now + [pol.entry(net, i, j) for i, j in entries])
+        mean_of_halves = [0.5 * (a + b) for a, b in zip(*seen, strict=True)]
+        optical, true = mean_of_halves[:2], mean_of_halves[2:]
 
         # quantum signal
         bought = action[4] > 0
         share = jnp.where(bought, 0.5 * action[4], 0.0)
         lost = jnp.where(bought, share + params.guard_share, 0.0)
         mean, pulses = mean_counts(params, optical[0], optical[1], 1 - lost)
-        clicks, errors = clicks_and_errors(
-            jnp.concatenate([mean.n_key, mean.n_test]), jnp.concatenate([mean.m_key, mean.m_test]), u[1:5], u[5:9]
-        )
-        counts = jnp.concatenate([clicks[0:2], errors[0:2], clicks[2:4], errors[2:4]])
+        counts = sample_counts(mean, u[1:9])
 
         # reference light, split evenly over two states sent and the outcomes measured
         visibility = 1 - 2 * params.optical_error
         trials = jnp.floor(params.reference_clicks_per_s * params.step_s * share / len(entries) + 0.5)
-        plus = binomial(trials, 0.5 * (1 + visibility * true), u[9:])
+        plus = jnp.stack([binomial(trials, 0.5 * (1 + visibility * r), v) for r, v in zip(true, u[9:], strict=True)])
         reference = jnp.where(trials > 0, 2 * plus / jnp.maximum(trials, 1) - 1, 0.0)
 
         # the block: pool, pay the increase of its key, close it when full
-        pool = add(state.pool, jnp.where(valid, counts, 0.0))
-        block_bits = block_key_bits(value(pool), params)
+        pool = tuple(add(p, jnp.where(valid, c, 0.0)) for p, c in zip(state.pool, counts, strict=True))
+        block_bits = block_key_bits(values(pool), params)
         secret_bits = block_bits - state.block_bits
         block_step = state.block_step + 1
         full = block_step >= params.block_steps
@@ -424,7 +414,7 @@ class PolarizationAlignment(Environment[PolarizationState, PolarizationParams]):
             wind_phase_rad=state.wind_phase_rad,
             voltage=voltage,
             position=position,
-            pool=reset(pool, full),
+            pool=tuple(reset(p, full) for p in pool),
             block_step=jnp.where(full, 0, block_step),
             block_bits=jnp.where(full, 0.0, block_bits),
             ideal_bits=state.ideal_bits,
@@ -497,13 +487,24 @@ def decode(obs: Float[Array, " n"], params: PolarizationParams) -> Reading:
     )
 
 
-def drift_moves(params: PolarizationParams, normals: Float[Array, "9"], uniform: Array) -> Float[Array, "2 3"]:
+def sample_counts(mean: BlockCounts, uniforms: Sequence[Array]) -> list[Array]:
+    """Counted clicks and errors of a step with these means, in the order of the pool."""
+    counts: list[Any] = [None] * 8
+    for basis, (clicks, errors) in enumerate(((mean.n_key, mean.m_key), (mean.n_test, mean.m_test))):
+        for i in range(2):
+            at, u = 4 * basis + i, 2 * basis + i
+            counts[at], counts[at + 2] = clicks_and_errors(clicks[i], errors[i], uniforms[u], uniforms[u + 4])
+    return counts
+
+
+def drift_moves(params: PolarizationParams, normals: Sequence[Array], uniform: Array) -> Float[Array, "2 3"]:
     """The fibre in the two halves of a step: walk, steady turn, and at times a jump at its start."""
     half_s = params.step_s / 2
     walk = pol.walk_step_rad(half_s, params.decorrelation_time_s)
     jump = jnp.where(jump_occurs(uniform, params.step_s, params.jump_rate_per_s), params.jump_rad, 0.0)
-    turn = params.turn_rad_per_s * half_s
-    return jnp.stack([walk * normals[0:3] + turn + jump * normals[6:9], walk * normals[3:6] + turn])
+    turn = [params.turn_rad_per_s[i] * half_s for i in range(3)]
+    first = [walk * normals[i] + turn[i] + jump * normals[6 + i] for i in range(3)]
+    return jnp.stack([jnp.stack(first), jnp.stack([walk * normals[3 + i] + turn[i] for i in range(3)])])
 
 
 def _transmittance(params: PolarizationParams) -> Array:
