@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from qkd_gym.envs.core import Environment, Episode
+from qkd_gym.physics.sampling import step_noise
 
 CarryT = TypeVar("CarryT")
 
@@ -117,7 +119,9 @@ def sample_action(key: PRNGKeyArray, space: Any, mask: Array | None = None) -> A
     import gymnasium as gym
 
     if isinstance(space, gym.spaces.Box):
-        return jax.random.uniform(key, space.shape, jnp.float32, jnp.asarray(space.low), jnp.asarray(space.high))
+        _, uniforms = step_noise(key, 0, math.prod(space.shape))
+        low, high = jnp.asarray(space.low), jnp.asarray(space.high)
+        return low + (high - low) * jnp.stack(uniforms).reshape(space.shape)
     if isinstance(space, gym.spaces.Discrete):
         if mask is not None:
             return jax.random.categorical(key, jnp.where(mask, 0.0, -jnp.inf)).astype(jnp.int32) + int(space.start)

@@ -27,6 +27,7 @@ from qkd_gym.physics.numerics import stored
 _SERIES_FROM = 4.0
 _TERMS = 17
 
+_MOST_NOISE = 1024
 _GOLDEN = 0x9E3779B9  # 2^32 / golden ratio: spreads consecutive counters
 
 
@@ -53,7 +54,15 @@ def step_noise(
     Take them apart at fixed places; append a new source at the end, so that it does not reshuffle the others: normal
     i depends on the key and i alone, uniform j on the key and j alone. Scalars, because under `vmap` each is one long
     vector; columns of a matrix would be read with a stride.
+
+    Raises:
+        ValueError: for more than 1024 numbers, each of which is a node of the compiled program.
     """
+    if normals + uniforms > _MOST_NOISE:
+        raise ValueError(
+            f"step_noise makes single numbers, at most {_MOST_NOISE} a step, not {normals} + {uniforms}; "
+            "draw larger blocks with jax.random"
+        )
     data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
     # The two families take their words from different keys, so that neither count shifts the other family.
     other = jnp.stack([data[0] ^ jnp.uint32(0x85EBCA6B), data[-1] + jnp.uint32(0xC2B2AE35)])
