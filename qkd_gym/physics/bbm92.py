@@ -23,8 +23,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from qkd_gym import struct
 from qkd_gym.physics.information import as_float, binary_entropy
+from qkd_gym.physics.numerics import ratio
 from qkd_gym.physics.optimum import maximise
-from qkd_gym.physics.two_sender import ratio
 
 #: Largest CHSH value of quantum mechanics.
 TSIRELSON_BOUND = 2 * math.sqrt(2.0)

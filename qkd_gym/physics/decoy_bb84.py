@@ -21,6 +21,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from qkd_gym import struct
 from qkd_gym.physics.information import as_float, binary_entropy
+from qkd_gym.physics.numerics import ratio
 from qkd_gym.physics.optimum import maximise
 
 #: How the single-photon part is bounded.
@@ -79,8 +80,7 @@ class Gains:
     @property
     def qber(self) -> Array:
         """Error rate E of the clicks; 0 where nothing clicks."""
-        clicks = self.gain > 0
-        return jnp.where(clicks, self.error_gain / jnp.where(clicks, self.gain, 1), 0)
+        return ratio(self.error_gain, self.gain)
 
 
 def photon_yield(photons: ArrayLike, link: DecoyLink) -> Float[Array, "..."]:

@@ -25,8 +25,8 @@ from jaxtyping import Array, Float
 from qkd_gym import struct
 from qkd_gym.physics.decoy_bb84 import Gains
 from qkd_gym.physics.information import LN2, as_float, binary_entropy
+from qkd_gym.physics.numerics import ratio
 from qkd_gym.physics.optimum import maximise
-from qkd_gym.physics.two_sender import ratio
 
 #: From this error rate on, individual attacks leave no key.
 LARGEST_ERROR = 1 / 6

@@ -25,8 +25,9 @@ from jaxtyping import Array, ArrayLike, Float
 
 from qkd_gym import struct
 from qkd_gym.physics.information import LN2, as_float, binary_entropy
+from qkd_gym.physics.numerics import ratio
 from qkd_gym.physics.optimum import maximise_plane
-from qkd_gym.physics.two_sender import BlockSecurity, bessel_excess, certain_count, rate_bounds, ratio, sampled_error
+from qkd_gym.physics.two_sender import BlockSecurity, bessel_excess, certain_count, rate_bounds, sampled_error
 
 #: Intensities of the two senders in the test basis, in the order of the last axis of `FourIntensityCounts`: x the weak,
 #: y the stronger decoy, o no light.

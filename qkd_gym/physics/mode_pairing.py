@@ -19,9 +19,9 @@ from jaxtyping import Array, ArrayLike, Float
 
 from qkd_gym import struct
 from qkd_gym.physics.information import as_float, binary_entropy
+from qkd_gym.physics.numerics import ratio
 from qkd_gym.physics.optimum import maximise
 from qkd_gym.physics.twin_field_sns import OneClick, one_click
-from qkd_gym.physics.two_sender import ratio
 
 
 @struct.dataclass
@@ -60,7 +60,7 @@ class ModePairingLink:
 class ModePairingGains:
     """What pairing shows, `(...)`."""
 
-    clicks: OneClick
+    clicks: OneClick = struct.field(doc="successes by how many sides sent")
     click_prob: Any = struct.field(unit="1/round", low=0.0, high=1.0, doc="success of a round, p")
     pairing_rate: Any = struct.field(unit="pair/round", low=0.0, high=0.5, doc="pairs formed, r_p")
     key_fraction: Any = struct.field(low=0.0, high=1.0, doc="share of pairs in which either side sent once, r_s")

@@ -23,8 +23,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from qkd_gym import struct
 from qkd_gym.physics.information import as_float, binary_entropy
+from qkd_gym.physics.numerics import ratio
 from qkd_gym.physics.optimum import maximise
-from qkd_gym.physics.two_sender import ratio
 
 #: Largest photon number of either sender in the phase error. At |alpha|^2 = 1 what is left out is below 1e-9.
 MAX_PHOTONS = 20

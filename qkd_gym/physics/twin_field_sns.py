@@ -24,8 +24,9 @@ from jaxtyping import Array, ArrayLike, Float
 
 from qkd_gym import struct
 from qkd_gym.physics.information import LN2, as_float, binary_entropy
+from qkd_gym.physics.numerics import ratio
 from qkd_gym.physics.optimum import maximise_plane
-from qkd_gym.physics.two_sender import BlockSecurity, bessel_excess, certain_count, rate_bounds, ratio, sampled_error
+from qkd_gym.physics.two_sender import BlockSecurity, bessel_excess, certain_count, rate_bounds, sampled_error
 
 #: What is done with the sifted bits: nothing, or active odd-parity pairing.
 METHODS = ("plain", "aopp")
@@ -80,7 +81,7 @@ class OneClick:
 class SnsGains:
     """What the key windows show, `(...)`."""
 
-    clicks: OneClick
+    clicks: OneClick = struct.field(doc="successes by how many sides sent")
     gain: Any = struct.field(unit="1/window", low=0.0, doc="success, S_Z")
     error_gain: Any = struct.field(unit="1/window", low=0.0, doc="success with both or none sending, E_Z S_Z")
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from qkd_gym import struct
 from qkd_gym.physics.finite_key import expectation_bounds, observation_bounds
 from qkd_gym.physics.information import NEPER_PER_DB, as_float
+from qkd_gym.physics.numerics import ratio
 
 #: Terms of the Bessel series; the first one left out is below 1e-19 of the sum up to z = 10.
 _SERIES_TERMS = 27
@@ -46,25 +46,6 @@ def bessel_excess(quarter_square: ArrayLike) -> Float[Array, "..."]:
     for k in range(_SERIES_TERMS, 1, -1):
         total = 1 + w / (k * k) * total
     return w * total
-
-
-@jax.custom_jvp
-def _quotient(a: Array, b: Array) -> Array:
-    return a / b
-
-
-@_quotient.defjvp
-def _quotient_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    (a, b), (da, db) = primals, tangents
-    r = _quotient(a, b)
-    return r, (da - r * db) / b  # JAX's own rule squares b, which float32 loses below 1e-19
-
-
-def ratio(numerator: ArrayLike, denominator: ArrayLike, otherwise: float = 0.0) -> Float[Array, "..."]:
-    """numerator / denominator, `otherwise` where the denominator is not positive; value and derivative finite."""
-    a, b = as_float(numerator, denominator)
-    positive = b > 0
-    return jnp.where(positive, _quotient(jnp.where(positive, a, 0), jnp.where(positive, b, 1)), otherwise)
 
 
 def rate_bounds(count: ArrayLike, pulses: ArrayLike, log_term: ArrayLike) -> tuple[Array, Array]:

@@ -1,1 +1,0 @@
-"""The figures by which a task is released: every agent on every scenario, paired."""
