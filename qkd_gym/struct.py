@@ -13,6 +13,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ def check(instance: Any) -> None:
             continue
         value = getattr(instance, f.name)
         concrete = isinstance(value, (bool, int, float, np.ndarray, np.generic, jax.Array))
-        if isinstance(value, jax.core.Tracer) or not concrete:
+        if isinstance(value, Tracer) or not concrete:
             continue
         array = np.asarray(value)
         # The limits are compared in the value's own precision: float32(1e-3) is not below 1e-3.

@@ -10,6 +10,7 @@ choices, in the range of what operators report of field links (interruptions eve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -61,7 +62,7 @@ def hazard_rates(hazard: Hazard, slice_s: Any) -> HazardRates:
 
 
 def advance_hazard(
-    rates: HazardRates, storm: Bool[Array, ""], buildup: Bool[Array, ""], uniforms: Float[Array, "5"]
+    rates: HazardRates, storm: Bool[Array, ""], buildup: Bool[Array, ""], uniforms: Sequence[Array]
 ) -> tuple[Array, Array, Array]:
     """One slice of one unit: `(storm, buildup, event)` at its end. A build-up shows for a slice before it can harm."""
     u_storm, u_end, u_fade, u_sudden, u_onset = (uniforms[i] for i in range(5))
@@ -105,16 +106,16 @@ def stationary_storm_prob(hazard: Hazard) -> Array:
 
 
 def advance_telemetry(
-    innocent: Bool[Array, " channels"],
-    noise: Float[Array, " channels"],
+    innocent: Bool[Array, "..."],
+    noise: Float[Array, "..."],
     slice_s: Any,
     innocent_interval_s: Any,
     innocent_s: Any,
     noise_time_s: Any,
-    uniforms: Float[Array, " channels"],
-    normals: Float[Array, " channels"],
+    uniforms: Float[Array, "..."],
+    normals: Float[Array, "..."],
 ) -> tuple[Array, Array]:
-    """One slice of each channel's innocent excursions (on or off) and of its noise (AR(1), unit variance)."""
+    """One slice of channels' innocent excursions (on or off) and of its noise (AR(1), unit variance)."""
     ends, begins = jnp.minimum(slice_s / innocent_s, 1), jnp.minimum(slice_s / innocent_interval_s, 1)
     innocent = jnp.where(innocent, uniforms >= ends, uniforms < begins)
     return innocent, ornstein_uhlenbeck_step(noise, normals, slice_s, noise_time_s, 1.0)

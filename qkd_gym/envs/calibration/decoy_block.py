@@ -50,45 +50,71 @@ _EVENT_ERROR = 0.5
 class DecoyBlockParams(EnvParams):
     """One link, its receiver (constants of Lim et al., PRA 89, 022307 (2014)) and one unit's disturbances."""
 
-    max_steps_in_episode: int = struct.field(720, low=1, high=100_000, unit="step", doc="time limit, 1 h of 5 s slices")
-    slice_s: float = struct.field(5.0, low=0.1, high=60.0, unit="s", doc="length of a slice, one step")
-    clock_hz: float = struct.field(1e9, low=1e6, high=1e10, unit="Hz", doc="pulse rate")
+    max_steps_in_episode: int = struct.field(
+        default=720, low=1, high=100_000, unit="step", doc="time limit, 1 h of 5 s slices"
+    )
+    slice_s: float = struct.field(default=5.0, low=0.1, high=60.0, unit="s", doc="length of a slice, one step")
+    clock_hz: float = struct.field(default=1e9, low=1e6, high=1e10, unit="Hz", doc="pulse rate")
     # channel
-    loss_db: float = struct.field(18.0, low=0.0, high=60.0, unit="dB", doc="nominal loss, 0.2 dB/km of fibre")
-    loss_walk_db: float = struct.field(1.0, low=0.0, high=10.0, unit="dB", doc="deviation of the loss's slow part (OU)")
-    loss_walk_time_s: float = struct.field(900.0, low=1.0, unit="s", doc="correlation time of that part")
-    loss_step_interval_s: float = struct.field(1800.0, low=1.0, unit="s", doc="mean time between sudden loss steps")
-    loss_step_db: float = struct.field(1.5, low=0.0, high=10.0, unit="dB", doc="deviation of a sudden loss step")
-    pass_swing_db: float = struct.field(0.0, low=0.0, high=40.0, unit="dB", doc="extra loss at both ends of a pass")
+    loss_db: float = struct.field(default=18.0, low=0.0, high=60.0, unit="dB", doc="nominal loss, 0.2 dB/km of fibre")
+    loss_walk_db: float = struct.field(
+        default=1.0, low=0.0, high=10.0, unit="dB", doc="deviation of the loss's slow part (OU)"
+    )
+    loss_walk_time_s: float = struct.field(default=900.0, low=1.0, unit="s", doc="correlation time of that part")
+    loss_step_interval_s: float = struct.field(
+        default=1800.0, low=1.0, unit="s", doc="mean time between sudden loss steps"
+    )
+    loss_step_db: float = struct.field(
+        default=1.5, low=0.0, high=10.0, unit="dB", doc="deviation of a sudden loss step"
+    )
+    pass_swing_db: float = struct.field(
+        default=0.0, low=0.0, high=40.0, unit="dB", doc="extra loss at both ends of a pass"
+    )
     # receiver
-    receiver_efficiency: float = struct.field(0.1, low=1e-4, high=1.0, doc="detector and optics")
-    dark_count_prob_per_gate: float = struct.field(6e-7, low=0.0, high=0.01, unit="1/gate", doc="per detector")
-    afterpulse_prob: float = struct.field(0.04, low=0.0, high=0.5, doc="per click")
-    misalignment_error: float = struct.field(0.005, low=0.0, high=0.2, doc="optical error probability")
-    vacuum_intensity: float = struct.field(2e-4, low=0.0, high=0.01, unit="photon/pulse", doc="weakest intensity mu3")
+    receiver_efficiency: float = struct.field(default=0.1, low=1e-4, high=1.0, doc="detector and optics")
+    dark_count_prob_per_gate: float = struct.field(default=6e-7, low=0.0, high=0.01, unit="1/gate", doc="per detector")
+    afterpulse_prob: float = struct.field(default=0.04, low=0.0, high=0.5, doc="per click")
+    misalignment_error: float = struct.field(default=0.005, low=0.0, high=0.2, doc="optical error probability")
+    vacuum_intensity: float = struct.field(
+        default=2e-4, low=0.0, high=0.01, unit="photon/pulse", doc="weakest intensity mu3"
+    )
     # distillation: constants of the security proof, no action touches them
-    error_correction_efficiency: float = struct.field(1.16, low=1.0, high=2.0, doc="disclosed bits per Shannon limit")
-    eps_sec: float = struct.field(1e-10, low=1e-20, high=1e-2, doc="secrecy parameter of a block")
-    eps_cor: float = struct.field(1e-15, low=1e-30, high=1e-2, doc="correctness parameter of a block")
-    authentication_bits: float = struct.field(1024.0, low=0.0, unit="bit", doc="per block: 4 messages, 2 tags of 128")
+    error_correction_efficiency: float = struct.field(
+        default=1.16, low=1.0, high=2.0, doc="disclosed bits per Shannon limit"
+    )
+    eps_sec: float = struct.field(default=1e-10, low=1e-20, high=1e-2, doc="secrecy parameter of a block")
+    eps_cor: float = struct.field(default=1e-15, low=1e-30, high=1e-2, doc="correctness parameter of a block")
+    authentication_bits: float = struct.field(
+        default=1024.0, low=0.0, unit="bit", doc="per block: 4 messages, 2 tags of 128"
+    )
     # hazard of this unit
-    calm_event_interval_s: float = struct.field(1500.0, low=1.0, unit="s", doc="mean time from quiet to event, calm")
-    storm_event_interval_s: float = struct.field(95.0, low=1.0, unit="s", doc="the same in a storm")
-    calm_dwell_s: float = struct.field(950.0, low=1.0, unit="s", doc="mean duration of a calm")
-    storm_dwell_s: float = struct.field(565.0, low=1.0, unit="s", doc="mean duration of a storm")
-    announced_share: float = struct.field(0.9, low=0.0, high=1.0, doc="share of events that end a build-up")
-    buildup_s: float = struct.field(28.0, low=1.0, unit="s", doc="mean duration of a build-up")
-    fade_prob: float = struct.field(0.275, low=0.0, high=0.95, doc="chance that a build-up ends without an event")
+    calm_event_interval_s: float = struct.field(
+        default=1500.0, low=1.0, unit="s", doc="mean time from quiet to event, calm"
+    )
+    storm_event_interval_s: float = struct.field(default=95.0, low=1.0, unit="s", doc="the same in a storm")
+    calm_dwell_s: float = struct.field(default=950.0, low=1.0, unit="s", doc="mean duration of a calm")
+    storm_dwell_s: float = struct.field(default=565.0, low=1.0, unit="s", doc="mean duration of a storm")
+    announced_share: float = struct.field(default=0.9, low=0.0, high=1.0, doc="share of events that end a build-up")
+    buildup_s: float = struct.field(default=28.0, low=1.0, unit="s", doc="mean duration of a build-up")
+    fade_prob: float = struct.field(
+        default=0.275, low=0.0, high=0.95, doc="chance that a build-up ends without an event"
+    )
     # telemetry of this unit, in units of the channels' own noise
     telemetry_gain: Any = struct.field(
-        (3.0, 0.0, 0.0, 0.0), low=-20.0, high=20.0, unit="sd", doc="reading during a build-up, per channel"
+        default=(3.0, 0.0, 0.0, 0.0), low=-20.0, high=20.0, unit="sd", doc="reading during a build-up, per channel"
     )
     innocent_gain: Any = struct.field(
-        (0.0, 3.0, 3.0, 3.0), low=-20.0, high=20.0, unit="sd", doc="reading during an innocent excursion, per channel"
+        default=(0.0, 3.0, 3.0, 3.0),
+        low=-20.0,
+        high=20.0,
+        unit="sd",
+        doc="reading during an innocent excursion, per channel",
     )
-    innocent_interval_s: float = struct.field(220.0, low=1.0, unit="s", doc="mean time between innocent excursions")
-    innocent_s: float = struct.field(28.0, low=1.0, unit="s", doc="mean duration of an innocent excursion")
-    telemetry_noise_time_s: float = struct.field(14.0, low=0.1, unit="s", doc="correlation time of the noise")
+    innocent_interval_s: float = struct.field(
+        default=220.0, low=1.0, unit="s", doc="mean time between innocent excursions"
+    )
+    innocent_s: float = struct.field(default=28.0, low=1.0, unit="s", doc="mean duration of an innocent excursion")
+    telemetry_noise_time_s: float = struct.field(default=14.0, low=0.1, unit="s", doc="correlation time of the noise")
 
 
 @struct.dataclass
@@ -627,7 +653,7 @@ def _certifiable_bits(loss_db: Array, settings: Settings, params: DecoyBlockPara
     )
 
 
-def _sample(mean: Float[Array, "12"], uniforms: Float[Array, "12"]) -> Float[Array, "12"]:
+def _sample(mean: Float[Array, "12"], uniforms: Sequence[Array]) -> list[Array]:
     """Counted clicks and errors of a slice with these means; layout as in the pool."""
     # Count by count: under vmap each is then one long vector, four times as fast as rows of three.
     counts: list[Any] = [None] * 12
@@ -639,7 +665,7 @@ def _sample(mean: Float[Array, "12"], uniforms: Float[Array, "12"]) -> Float[Arr
     return counts
 
 
-def _sum_intensities(c: Sequence[Array]) -> Float[Array, "4"]:
+def _sum_intensities(c: Sequence[Array] | Array) -> Float[Array, "4"]:
     """Sums over the intensities."""
     return jnp.stack([c[i] + c[i + 1] + c[i + 2] for i in (0, 3, 6, 9)])
 

@@ -45,53 +45,84 @@ START_VOLTAGE_RAD = 2.0
 class PolarizationParams(EnvParams):
     """One link: fibre, source, receiver, drift, and the polarisation controller of this unit."""
 
-    max_steps_in_episode: int = struct.field(300, low=1, high=100_000, unit="step", doc="time limit")
-    block_steps: int = struct.field(100, low=1, high=100_000, unit="step", doc="steps pooled into one key block")
-    step_s: float = struct.field(1.0, low=1e-4, high=100.0, unit="s", doc="time between two decisions")
-    clock_hz: float = struct.field(1e8, low=1e6, high=1e10, unit="Hz", doc="pulse rate")
+    max_steps_in_episode: int = struct.field(default=300, low=1, high=100_000, unit="step", doc="time limit")
+    block_steps: int = struct.field(
+        default=100, low=1, high=100_000, unit="step", doc="steps pooled into one key block"
+    )
+    step_s: float = struct.field(default=1.0, low=1e-4, high=100.0, unit="s", doc="time between two decisions")
+    clock_hz: float = struct.field(default=1e8, low=1e6, high=1e10, unit="Hz", doc="pulse rate")
     # link and receiver
-    fibre_loss_db: float = struct.field(20.0, low=0.0, high=60.0, unit="dB", doc="fibre, 0.2 dB/km")
-    receiver_loss_db: float = struct.field(3.0, low=0.0, high=20.0, unit="dB", doc="controller, splitters, connectors")
-    detector_efficiency: float = struct.field(0.6, low=1e-3, high=1.0, doc="of each of the four detectors")
-    dark_count_prob_per_gate: float = struct.field(1e-7, low=0.0, high=0.01, unit="1/gate", doc="per detector")
-    dead_time_ns: float = struct.field(50.0, low=0.0, high=1e5, unit="ns", doc="all four are blanked after a click")
-    optical_error: float = struct.field(0.01, low=0.0, high=0.25, doc="error rate of a perfectly aligned link")
+    fibre_loss_db: float = struct.field(default=20.0, low=0.0, high=60.0, unit="dB", doc="fibre, 0.2 dB/km")
+    receiver_loss_db: float = struct.field(
+        default=3.0, low=0.0, high=20.0, unit="dB", doc="controller, splitters, connectors"
+    )
+    detector_efficiency: float = struct.field(default=0.6, low=1e-3, high=1.0, doc="of each of the four detectors")
+    dark_count_prob_per_gate: float = struct.field(default=1e-7, low=0.0, high=0.01, unit="1/gate", doc="per detector")
+    dead_time_ns: float = struct.field(
+        default=50.0, low=0.0, high=1e5, unit="ns", doc="all four are blanked after a click"
+    )
+    optical_error: float = struct.field(default=0.01, low=0.0, high=0.25, doc="error rate of a perfectly aligned link")
     # source
-    signal_intensity: float = struct.field(0.55, low=0.01, high=2.0, unit="photon/pulse", doc="mean of signal pulses")
-    decoy_intensity: float = struct.field(0.16, low=0.001, high=1.0, unit="photon/pulse", doc="mean of decoy pulses")
-    signal_prob: float = struct.field(0.7, low=0.01, high=0.99, doc="share of signal pulses")
-    key_basis_prob: float = struct.field(0.87, low=0.5, high=0.999, doc="probability of the Z basis, both users")
+    signal_intensity: float = struct.field(
+        default=0.55, low=0.01, high=2.0, unit="photon/pulse", doc="mean of signal pulses"
+    )
+    decoy_intensity: float = struct.field(
+        default=0.16, low=0.001, high=1.0, unit="photon/pulse", doc="mean of decoy pulses"
+    )
+    signal_prob: float = struct.field(default=0.7, low=0.01, high=0.99, doc="share of signal pulses")
+    key_basis_prob: float = struct.field(
+        default=0.87, low=0.5, high=0.999, doc="probability of the Z basis, both users"
+    )
     # distillation: constants of the security proof, no action touches them
-    error_correction_efficiency: float = struct.field(1.16, low=1.0, high=2.0, doc="disclosed bits per Shannon limit")
-    eps_sec: float = struct.field(1e-10, low=1e-20, high=1e-2, doc="secrecy parameter of a block")
-    eps_cor: float = struct.field(1e-15, low=1e-30, high=1e-2, doc="correctness parameter of a block")
-    authentication_bits: float = struct.field(1024.0, low=0.0, unit="bit", doc="per block: 4 messages, 2 tags of 128")
+    error_correction_efficiency: float = struct.field(
+        default=1.16, low=1.0, high=2.0, doc="disclosed bits per Shannon limit"
+    )
+    eps_sec: float = struct.field(default=1e-10, low=1e-20, high=1e-2, doc="secrecy parameter of a block")
+    eps_cor: float = struct.field(default=1e-15, low=1e-30, high=1e-2, doc="correctness parameter of a block")
+    authentication_bits: float = struct.field(
+        default=1024.0, low=0.0, unit="bit", doc="per block: 4 messages, 2 tags of 128"
+    )
     # drift of the fibre
     decorrelation_time_s: float = struct.field(
-        550.0, low=1e-3, high=1e9, unit="s", doc="tau; walk sqrt(dt/tau) per axis"
+        default=550.0, low=1e-3, high=1e9, unit="s", doc="tau; walk sqrt(dt/tau) per axis"
     )
-    turn_rad_per_s: Any = struct.field((0.0, 0.0, 0.0), low=-1.0, high=1.0, unit="rad/s", doc="steady turn (day/night)")
-    wind_amplitude_rad: float = struct.field(0.0, low=0.0, high=3.2, unit="rad", doc="swing of an aerial span")
-    wind_frequency_hz: float = struct.field(0.1, low=0.0, high=100.0, unit="Hz", doc="of that swing")
-    wind_axis: Any = struct.field((0.6, 0.48, 0.64), low=-1.0, high=1.0, doc="unit Stokes axis of that swing")
-    jump_rate_per_s: float = struct.field(0.0, low=0.0, high=10.0, unit="1/s", doc="handling of the cable")
-    jump_rad: float = struct.field(0.5, low=0.0, high=3.2, unit="rad", doc="deviation of a jump, per Stokes axis")
+    turn_rad_per_s: Any = struct.field(
+        default=(0.0, 0.0, 0.0), low=-1.0, high=1.0, unit="rad/s", doc="steady turn (day/night)"
+    )
+    wind_amplitude_rad: float = struct.field(default=0.0, low=0.0, high=3.2, unit="rad", doc="swing of an aerial span")
+    wind_frequency_hz: float = struct.field(default=0.1, low=0.0, high=100.0, unit="Hz", doc="of that swing")
+    wind_axis: Any = struct.field(default=(0.6, 0.48, 0.64), low=-1.0, high=1.0, doc="unit Stokes axis of that swing")
+    jump_rate_per_s: float = struct.field(default=0.0, low=0.0, high=10.0, unit="1/s", doc="handling of the cable")
+    jump_rad: float = struct.field(
+        default=0.5, low=0.0, high=3.2, unit="rad", doc="deviation of a jump, per Stokes axis"
+    )
     start_offset_rad: float = struct.field(
-        0.15, low=0.0, high=3.2, unit="rad", doc="misalignment at the start, per axis"
+        default=0.15, low=0.0, high=3.2, unit="rad", doc="misalignment at the start, per axis"
     )
     # reference light
-    reference_clicks_per_s: float = struct.field(5e4, low=1.0, high=1e9, unit="1/s", doc="while the reference is on")
-    guard_share: float = struct.field(0.05, low=0.0, high=0.5, doc="of a step, lost each time the reference is on")
-    # polarisation controller of this unit
-    slew_rad: float = struct.field(0.5, low=0.0, high=10.0, unit="rad/step", doc="largest voltage increment")
-    range_rad: float = struct.field(2 * math.pi, low=0.1, high=100.0, unit="rad", doc="voltages stop at +- this")
-    squeezer_axes: Any = struct.field(NOMINAL_AXES, low=-1.0, high=1.0, doc="unit Stokes axes (4, 3), light's order")
-    squeezer_gains: Any = struct.field(
-        (1.0, 1.0, 1.0, 1.0), low=0.01, high=10.0, unit="rad/rad", doc="turn per voltage"
+    reference_clicks_per_s: float = struct.field(
+        default=5e4, low=1.0, high=1e9, unit="1/s", doc="while the reference is on"
     )
-    backlash_rad: float = struct.field(0.03, low=0.0, high=1.0, unit="rad", doc="half width of the dead play")
+    guard_share: float = struct.field(
+        default=0.05, low=0.0, high=0.5, doc="of a step, lost each time the reference is on"
+    )
+    # polarisation controller of this unit
+    slew_rad: float = struct.field(default=0.5, low=0.0, high=10.0, unit="rad/step", doc="largest voltage increment")
+    range_rad: float = struct.field(
+        default=2 * math.pi, low=0.1, high=100.0, unit="rad", doc="voltages stop at +- this"
+    )
+    squeezer_axes: Any = struct.field(
+        default=NOMINAL_AXES, low=-1.0, high=1.0, doc="unit Stokes axes (4, 3), light's order"
+    )
+    squeezer_gains: Any = struct.field(
+        default=(1.0, 1.0, 1.0, 1.0), low=0.01, high=10.0, unit="rad/rad", doc="turn per voltage"
+    )
+    backlash_rad: float = struct.field(default=0.03, low=0.0, high=1.0, unit="rad", doc="half width of the dead play")
     frame: Any = struct.field(
-        (1.0, 0.0, 0.0, 0.0), low=-1.0, high=1.0, doc="unit quaternion (4,): pigtail from controller to analyser"
+        default=(1.0, 0.0, 0.0, 0.0),
+        low=-1.0,
+        high=1.0,
+        doc="unit quaternion (4,): pigtail from controller to analyser",
     )
 
 
