@@ -224,8 +224,9 @@ def shortest_lengths(lengths: np.ndarray) -> np.ndarray:
 def shortest_paths(lengths: np.ndarray, source: int, target: int, count: int) -> list[tuple[float, tuple[int, ...]]]:
     """The `count` shortest simple paths as `(length, nodes)`, shortest first, ties by the nodes' numbers.
 
-    Best-first search over simple paths, guided by the exact distance to the target; fewer come back where no more
-    exist.
+    Best-first search over simple paths, guided by the exact distance to the target, first with the path so far allowed
+    to be crossed and, once that is the least, without: so no part of a path is followed that cannot be finished. Fewer
+    come back where no more exist.
 
     Args:
         lengths: as in `shortest_lengths`, positive. source, target: different nodes.
@@ -234,20 +235,47 @@ def shortest_paths(lengths: np.ndarray, source: int, target: int, count: int) ->
     nodes = len(matrix)
     if not (0 <= source < nodes and 0 <= target < nodes) or source == target:
         raise ValueError(f"a path needs two different nodes in 0..{nodes - 1}, got {source} and {target}")
-    rest = shortest_lengths(matrix)[:, target]
-    neighbours = [[int(j) for j in np.flatnonzero(np.isfinite(row)) if j != i] for i, row in enumerate(matrix)]
+    rest = shortest_lengths(matrix)[:, target].tolist()
+    neighbours = [
+        [(int(j), float(row[j])) for j in np.flatnonzero(np.isfinite(row)) if j != i] for i, row in enumerate(matrix)
+    ]
     found: list[tuple[float, tuple[int, ...]]] = []
-    queue: list[tuple[float, tuple[int, ...], float]] = [(float(rest[source]), (source,), 0.0)]
+    # (lower bound of the whole, path so far, its length, whether the bound keeps clear of the path)
+    queue: list[tuple[float, tuple[int, ...], float, bool]] = [(rest[source], (source,), 0.0, True)]
     while queue and len(found) < count:
-        _, path, length = heapq.heappop(queue)
+        _, path, length, clear = heapq.heappop(queue)
         if path[-1] == target:
             found.append((length, path))
             continue
-        for node in neighbours[path[-1]]:
+        if not clear:
+            bound = length + _length_around(neighbours, rest, path, target)
+            if np.isfinite(bound):
+                heapq.heappush(queue, (bound, path, length, True))
+            continue
+        for node, hop in neighbours[path[-1]]:
             if node not in path and np.isfinite(rest[node]):
-                longer = length + float(matrix[path[-1], node])
-                heapq.heappush(queue, (longer + float(rest[node]), (*path, node), longer))
+                longer = length + hop
+                heapq.heappush(queue, (longer + rest[node], (*path, node), longer, node == target))
     return found
+
+
+def _length_around(
+    neighbours: list[list[tuple[int, float]]], rest: list[float], path: tuple[int, ...], target: int
+) -> float:
+    """Length of the shortest way from the end of `path` to the target that meets no other node of it; inf if none."""
+    done = set(path[:-1])
+    queue = [(rest[path[-1]], 0.0, path[-1])]
+    while queue:
+        _, length, node = heapq.heappop(queue)
+        if node == target:
+            return length
+        if node in done:
+            continue
+        done.add(node)
+        for other, hop in neighbours[node]:
+            if other not in done:
+                heapq.heappush(queue, (length + hop + rest[other], length + hop, other))
+    return np.inf
 
 
 def _checked(lengths: np.ndarray) -> np.ndarray:

@@ -144,6 +144,17 @@ def test_paths_agree_with_networkx(name):
             assert networkx.path_weight(graph, nodes, "weight") == pytest.approx(length)
 
 
+def test_paths_are_found_where_parts_of_the_network_lead_nowhere():
+    """The mesh behind node 0 holds 10^15 paths that start there, and none that comes back to the leaves."""
+    mesh, nodes = 18, 20
+    matrix = np.full((nodes, nodes), np.inf)
+    matrix[:mesh, :mesh] = 1.0
+    matrix[18, 0] = matrix[0, 18] = matrix[19, 18] = matrix[18, 19] = 1.0
+    np.fill_diagonal(matrix, 0.0)
+    assert networks.shortest_paths(matrix, 19, 0, 5) == [(2.0, (19, 18, 0))]
+    assert networks.shortest_paths(matrix, 0, 18, 2) == [(1.0, (0, 18))]
+
+
 def test_bad_matrices_and_pairs_are_refused():
     good = np.array([[0, 1.0], [1.0, 0]])
     with pytest.raises(ValueError, match="square"):
