@@ -29,8 +29,11 @@ def export(
         gru = actor["gru"]
         weights |= {"gru.kernel_i": gru["input"]["kernel"], "gru.bias_i": gru["input"]["bias"]}
         weights |= {"gru.kernel_h": gru["hidden"]["kernel"], "gru.bias_h": gru["hidden"]["bias"]}
-    weights |= {"head.kernel": actor["head"]["kernel"], "head.bias": actor["head"]["bias"]}
-    if config.stochastic and "log_std" in actor:
+    draws = config.stochastic and "log_std" in actor
+    by_state = draws and config.noise_by_state
+    outputs = slice(None) if by_state or "log_std" not in actor else slice(actor["log_std"].size)  # the rest is noise
+    weights |= {"head.kernel": actor["head"]["kernel"][:, outputs], "head.bias": actor["head"]["bias"][outputs]}
+    if draws:
         weights["head.log_std"] = actor["log_std"]
     spec = PolicySpec.for_env(
         env,
@@ -40,6 +43,7 @@ def export(
         history=config.stack,
         obs_clip=OBSERVATION_CLIP if config.normalize_observations else 0.0,
         stochastic=config.stochastic,
+        noise_by_state=by_state,
         provenance=dict(provenance or {}),
     )
     return spec, weights

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -21,9 +22,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from agents.registry import agents_for
-from qkd_gym.envs.core import Environment, Episode, select, strong
-from qkd_gym.evaluation.agent import Agent, PrivilegedAgent
+from agents.jax.teacher import teacher_of
+from qkd_gym.envs.core import Environment, Episode
+from qkd_gym.evaluation.policy_file import LOG_STD
 
 Params = dict[str, Any]
 
@@ -62,6 +63,9 @@ class Config:
     memory: str = _option("none", "none, gru, or stack:K (the last K observations)")
     gru_size: int = _option(64, "units of the recurrent cell, which follows the actor's first dense layer")
     critic: str = _option("observation", "what the critic sees: observation, or privileged (also the hidden state)")
+    predict_coef: float = _option(
+        0.0, "weight of predicting what the privileged critic sees, from what the policy remembers"
+    )
     bootstrap: bool = _option(True, "value what follows a time limit; false: the time limit is the end")
     normalize_observations: bool = _option(True, "standardise observations by running statistics")
     scale_rewards: bool = _option(True, "divide rewards by the running deviation of the discounted return")
@@ -69,7 +73,10 @@ class Config:
     imitation_coef: float = _option(1.0, "weight of the imitation loss at the start")
     imitation_share: float = _option(0.5, "share of the training after which that weight has fallen to zero")
     imitate: tuple[int, ...] = _option((), "components of the action that the teacher knows; none given: all")
+    taught: tuple[int, ...] = _option((), "components of the action that only imitation trains, to the end")
     initial_log_std: float = _option(-0.5, "log standard deviation of continuous actions at the start")
+    noise_by_state: bool = _option(False, "that deviation is an output of the network; imitation fits it, too")
+    noise_scale: float = _option(1.0, "deviation of the actions taken over the one that imitation fits")
     stochastic: bool = _option(False, "the saved policy keeps drawing its actions; false: it acts by its mode")
     stagger: bool = _option(True, "start the first episodes at random clocks, so that they do not end in step")
 
@@ -81,12 +88,12 @@ class Config:
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must lie in [0, 1]")
-        for name in ("learning_rate", "clip", "max_grad_norm"):
+        for name in ("learning_rate", "clip", "max_grad_norm", "noise_scale"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must be positive")
         if not 0 < self.imitation_share <= 1:
             raise ValueError(f"imitation_share = {self.imitation_share} must lie in (0, 1]")
-        for name in ("final_learning_rate", "entropy_coef", "value_coef", "seed", "imitation_coef"):
+        for name in ("final_learning_rate", "entropy_coef", "value_coef", "seed", "imitation_coef", "predict_coef"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
         if self.activation not in ACTIVATIONS:
@@ -95,6 +102,14 @@ class Config:
             raise ValueError(f"critic = {self.critic!r} is unknown; choose observation or privileged")
         if self.critic == "privileged" and self.bootstrap:
             raise ValueError("critic = 'privileged' sees the clock and ends at the time limit; set bootstrap = false")
+        if self.predict_coef and self.critic != "privileged":
+            raise ValueError("predict_coef needs something hidden to predict; set critic = 'privileged'")
+        if self.predict_coef and not self.hidden:
+            raise ValueError("predict_coef needs at least one dense layer; set hidden")
+        if self.taught and not self.teacher:
+            raise ValueError(f"taught = {self.taught} needs a teacher")
+        if self.taught and self.stochastic:
+            raise ValueError(f"taught = {self.taught} are not drawn; set stochastic = false")
         if any(units < 1 for units in self.hidden):
             raise ValueError(f"hidden = {self.hidden} must be positive sizes")
         self.stack  # noqa: B018 - checks the text of `memory`
@@ -133,37 +148,69 @@ class Actions(Protocol):
     def sample(self, params: Params, outputs: Array, mask: Array | None, noise: Array) -> Array: ...
     def log_prob(self, params: Params, outputs: Array, mask: Array | None, action: Array) -> Array: ...
     def entropy(self, params: Params, outputs: Array, mask: Array | None) -> Array: ...
-    def distance(self, outputs: Array, mask: Array | None, action: Array, components: tuple[int, ...]) -> Array: ...
+    def distance(
+        self, params: Params, outputs: Array, mask: Array | None, action: Array, components: tuple[int, ...]
+    ) -> Array: ...
     def init(self, log_std: float) -> Params: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
-    """Independent normals with a deviation that does not depend on the state. The task clips to [-1, 1]."""
+    """Independent normals, which the task clips to [-1, 1].
 
-    num_outputs: int
+    Attributes:
+        by_state: log deviations are parameters plus outputs of the network; else parameters alone.
+        noise_scale: deviation of the actions taken over that of the teacher's around the mean, where it is `by_state`.
+        taught: components that are not explored: taken as the network has them, and no matter of PPO.
+    """
+
+    size: int
+    by_state: bool = False
+    noise_scale: float = 1.0
+    taught: tuple[int, ...] = ()
+
+    @property
+    def num_outputs(self) -> int:
+        return (1 + self.by_state) * self.size
+
+    @property
+    def explored(self) -> list[int]:
+        return [i for i in range(self.size) if i not in self.taught]
 
     def init(self, log_std: float) -> Params:
-        return {"log_std": jnp.full(self.num_outputs, log_std, jnp.float32)}
+        return {"log_std": jnp.full(self.size, log_std, jnp.float32)}
 
     def noise(self, key, shape):
-        return jax.random.normal(key, (*shape, self.num_outputs), jnp.float32)
+        noise = jax.random.normal(key, (*shape, self.size), jnp.float32)
+        return noise.at[..., list(self.taught)].set(0.0) if self.taught else noise
+
+    def moments(self, params, outputs):
+        """Mean and log deviation."""
+        mean, extra = outputs[..., : self.size], outputs[..., self.size :]
+        log_std = _along(params["log_std"], mean)
+        return mean, jnp.clip(log_std + extra, *LOG_STD) if self.by_state else log_std
 
     def sample(self, params, outputs, mask, noise):
-        return outputs + _along(jnp.exp(params["log_std"]), outputs) * noise
+        mean, log_std = self.moments(params, outputs)
+        return mean + jnp.exp(log_std) * noise
 
     def log_prob(self, params, outputs, mask, action):
-        log_std = params["log_std"]
-        scaled = (action - outputs) * _along(jnp.exp(-log_std), outputs)
-        return -0.5 * jnp.sum(scaled * scaled, axis=-1) - jnp.sum(log_std) - 0.5 * np.log(2 * np.pi) * log_std.size
+        mean, log_std = self.moments(params, outputs)
+        scaled = (action - mean) * jnp.exp(-log_std)
+        density = -0.5 * scaled * scaled - log_std - 0.5 * np.log(2 * np.pi)
+        return jnp.sum(density[..., self.explored], axis=-1)
 
     def entropy(self, params, outputs, mask):
-        log_std = params["log_std"]
-        return jnp.sum(log_std) + 0.5 * (1 + np.log(2 * np.pi)) * log_std.size
+        log_std = self.moments(params, outputs)[1]
+        return jnp.sum(log_std[..., self.explored] + 0.5 * (1 + np.log(2 * np.pi)), axis=-1)
 
-    def distance(self, outputs, mask, action, components):
-        chosen = list(components or range(self.num_outputs))
-        return 0.5 * jnp.square(outputs[..., chosen] - action[..., chosen]).mean(-1)
+    def distance(self, params, outputs, mask, action, components):
+        mean, log_std = (x[..., list(components)] for x in self.moments(params, outputs))
+        squared = jnp.square(mean - action[..., list(components)])
+        if self.by_state or set(components) <= set(self.taught):  # up to a constant, minus the log density
+            log_std = log_std - np.log(self.noise_scale)
+            return (0.5 * squared * jnp.exp(-2 * log_std) + log_std).mean(-1)
+        return 0.5 * squared.mean(-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +247,7 @@ class Categorical:
     def entropy(self, params, outputs, mask):
         return sum(-jnp.sum(jnp.exp(logits) * logits, axis=-1) for logits in self._log_softmax(outputs, mask))
 
-    def distance(self, outputs, mask, action, components):
+    def distance(self, params, outputs, mask, action, components):
         return -self.log_prob({}, outputs, mask, action)
 
     def _log_softmax(self, outputs: Array, mask: Array | None) -> list[Array]:
@@ -215,13 +262,13 @@ def _masked(logits: Array, mask: Array | None) -> Array:
     return logits if mask is None else jnp.where(mask, logits, jnp.float32(-1e9))
 
 
-def actions_of(env: Environment) -> Actions:
+def actions_of(env: Environment, config: Config) -> Actions:
     """The distribution that fits a task's action space."""
     space = env.action_space()
     if isinstance(space, gym.spaces.Box):
         if len(space.shape) != 1 or not (np.all(space.low == -1) and np.all(space.high == 1)):
             raise ValueError(f"continuous actions must be a vector in [-1, 1]; {env.name} has {space}")
-        return Gaussian(space.shape[0])
+        return Gaussian(space.shape[0], config.noise_by_state, config.noise_scale, config.taught)
     if isinstance(space, gym.spaces.Discrete):
         return Categorical((int(space.n),), start=int(space.start))
     if isinstance(space, gym.spaces.MultiDiscrete):
@@ -419,13 +466,14 @@ class Learner:
     """One seed's PPO on one task: pure functions `init` and `update`. Hashed by value, for `jax.jit`."""
 
     def __init__(self, env: Environment, config: Config) -> None:
-        self.env, self.config, self.actions = env, config, actions_of(env)
+        self.env, self.config, self.actions = env, config, actions_of(env, config)
         self.num_actors = config.num_envs * env.num_agents
         sequences = self.num_actors if config.recurrent else self.num_actors * config.rollout_steps
         if sequences % config.minibatches:
             kind = "environments x agents" if config.recurrent else "samples of a rollout"
             raise ValueError(f"minibatches = {config.minibatches} must divide the {sequences} {kind}")
-        self.teacher = teacher_of(env, config)
+        self.teacher = teacher_of(env, config.teacher, config.imitate + config.taught)
+        self.each_env = (env.num_agents,) if env.agents else ()
         self.obs_size = int(np.prod(env.observation_space().shape))
         self.activation = ACTIVATIONS[config.activation]
         schedule = optax.linear_schedule(
@@ -465,7 +513,7 @@ class Learner:
             obs=self.per_actor(obs, (self.obs_size,)),
             first=jnp.ones(actors, bool),
             hidden=jnp.zeros((actors, size), jnp.float32),
-            teacher=self.greet(key_teacher, episodes),
+            teacher=None if self.teacher is None else self.teacher.start(key_teacher, episodes),
             discounted=zeros,
             episode_return=zeros,
             episode_length=zeros,
@@ -475,7 +523,7 @@ class Learner:
 
     def init_params(self, key: PRNGKeyArray, privileged: int) -> Params:
         config = self.config
-        keys = jax.random.split(key, 6)
+        keys = jax.random.split(key, 8)
         sizes = (config.stack * self.obs_size, *config.hidden)
         actor: Params = {"torso": _init_layers(keys[0], sizes)}
         if config.recurrent:  # the cell stands after the first dense layer
@@ -487,7 +535,12 @@ class Learner:
         seen = (config.gru_size if config.recurrent else sizes[0]) + privileged
         critic_sizes = (seen, *config.hidden)
         critic = {"torso": _init_layers(keys[3], critic_sizes), "head": _init_dense(keys[4], critic_sizes[-1], 1, 1.0)}
-        return {"actor": actor, "critic": critic}
+        params = {"actor": actor, "critic": critic}
+        if config.predict_coef:
+            sizes = (config.gru_size if config.recurrent else sizes[0], config.hidden[-1])
+            ends = _init_dense(keys[7], sizes[-1], privileged, 0.01)
+            params["predictor"] = {"torso": _init_layers(keys[6], sizes), "head": ends}
+        return params
 
     # between environments and actors
 
@@ -510,30 +563,15 @@ class Learner:
         leaves = [leaf.reshape(leaf.shape[0], -1).astype(jnp.float32) for leaf in jax.tree.leaves(episodes)]
         return jnp.repeat(jnp.concatenate(leaves, axis=1), self.env.num_agents, axis=0)
 
-    # teacher
-
-    def greet(self, key: PRNGKeyArray, episodes: Episode) -> Any:
-        """The teacher's memory at the start of these episodes."""
-        if self.teacher is None:
-            return None
-        keys = jax.random.split(key, self.config.num_envs)
-        if isinstance(self.teacher, PrivilegedAgent):
-            return jax.vmap(lambda k, params: self.teacher.init(k, self.env, params, None))(keys, episodes.params)
-        return jax.vmap(lambda k: self.teacher.init(k, self.env, strong(self.env.default_params)))(keys)
-
     def ask(self, key: PRNGKeyArray, now: State) -> tuple[Array | None, Any]:
         """What the teacher would do, for every actor, and its memory."""
         if self.teacher is None:
             return None, None
-        keys = jax.random.split(key, self.config.num_envs)
-        shape = self.env.observation_space().shape
-        obs = now.obs.reshape(self.config.num_envs, *((self.env.num_agents,) if self.env.agents else ()), *shape)
-        inputs = [keys, now.teacher, obs, jax.vmap(self.env.mask)(now.episodes)]
-        if isinstance(self.teacher, PrivilegedAgent):
-            inputs.append(now.episodes)
-        action, memory = jax.vmap(self.teacher.act)(*inputs)
-        shape = np.shape(self.env.passive_action)[1 if self.env.agents else 0 :]
-        return self.per_actor(action, shape), memory
+        obs = now.obs.reshape(self.config.num_envs, *self.each_env, *self.env.observation_space().shape)
+        first = now.first.reshape(self.config.num_envs, -1)[:, 0]
+        masks = jax.vmap(self.env.mask)(now.episodes)
+        action, memory = self.teacher.advise(key, now.teacher, first, obs, masks, now.episodes)
+        return self.per_actor(action, np.shape(self.env.passive_action)[len(self.each_env) :]), memory
 
     # network
 
@@ -579,6 +617,10 @@ class Learner:
             x = jnp.concatenate([x, privileged], axis=-1)
         return dense(critic["head"], layers(critic["torso"], x, self.activation))[..., 0]
 
+    def predict(self, predictor: Params, x: Array) -> Array:
+        """What the privileged critic sees, as far as what `remember` returned tells it."""
+        return dense(predictor["head"], layers(predictor["torso"], x, self.activation))
+
     # collect
 
     def collect(self, state: State) -> tuple[State, Rollout]:
@@ -586,12 +628,12 @@ class Learner:
         config, actor = self.config, state.params["actor"]
         key, key_env, key_noise, key_advice = jax.random.split(state.key, 4)
         keys = jax.random.split(key_env, (config.rollout_steps, config.num_envs))
-        key_teacher = jax.random.split(key_advice, (config.rollout_steps, 2))
+        key_teacher = jax.random.split(key_advice, config.rollout_steps)
         noises = self.actions.noise(key_noise, (config.rollout_steps, self.num_actors))
 
         def step(now: State, draws: tuple[Array, Array, Array]) -> tuple[State, Rollout]:
             keys, noise, key_teacher = draws
-            advice, teacher = self.ask(key_teacher[0], now)
+            advice, teacher = self.ask(key_teacher, now)
             mask, privileged = self.masks(now.episodes), self.see_hidden(now.episodes)
             obs, hidden = self.perceive(now.hidden, now.first, now.obs)
             x = self.remember(actor, self.standardise(now.observations, obs), hidden, now.first)
@@ -627,13 +669,6 @@ class Learner:
                 finished_return=jnp.where(done, episode_return, 0.0),
                 finished_length=jnp.where(done, episode_length, 0.0),
             )
-            if teacher is not None:
-                ended = terminated.reshape(config.num_envs, -1)[:, 0] | truncated
-                teacher = jax.lax.cond(
-                    jnp.any(ended),
-                    lambda: jax.vmap(select)(ended, self.greet(key_teacher[1], episodes), teacher),
-                    lambda: teacher,
-                )
             now = now._replace(
                 episodes=episodes,
                 teacher=teacher,
@@ -685,10 +720,20 @@ class Learner:
         value_loss = 0.5 * jnp.square(values - batch.target).mean()
         entropy = jnp.mean(self.actions.entropy(actor, outputs, batch.mask))
         total = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
-        metrics = {}
+        metrics: dict[str, Array] = {}
         if batch.advice is not None:
-            distance = self.actions.distance(outputs, batch.mask, batch.advice, config.imitate).mean()
-            total, metrics = total + imitation * distance, {"imitation_loss": distance}
+            known = config.imitate or tuple(range(math.prod(batch.advice.shape[2:])))
+            fading = tuple(i for i in known if i not in config.taught)
+            metrics["imitation_loss"] = jnp.float32(0)
+            for components, weight in ((fading, imitation), (config.taught, config.imitation_coef)):
+                if components:
+                    distance = self.actions.distance(actor, outputs, batch.mask, batch.advice, components).mean()
+                    total += weight * distance
+                    metrics["imitation_loss"] += distance
+        if config.predict_coef:
+            predicted = self.predict(params["predictor"], x)
+            metrics["prediction_loss"] = jnp.square(predicted - batch.privileged).mean()
+            total += config.predict_coef * metrics["prediction_loss"]
         return total, metrics | {
             "policy_loss": policy_loss,
             "value_loss": value_loss,
@@ -758,19 +803,6 @@ class Learner:
             params=params, optimizer=optimizer, observations=stats.update(seen), key=key, updates=state.updates + 1
         )
         return state, metrics
-
-
-def teacher_of(env: Environment, config: Config) -> Agent | PrivilegedAgent | None:
-    """The agent that `config.teacher` names, checked."""
-    if not config.teacher:
-        return None
-    agents = agents_for(env)
-    if config.teacher not in agents:
-        raise ValueError(f"teacher = {config.teacher!r} is no agent of {env.id}; there are: {', '.join(agents)}")
-    components = np.size(env.passive_action) // env.num_agents
-    if any(not 0 <= i < components for i in config.imitate):
-        raise ValueError(f"imitate = {config.imitate} must be components of the action, 0 to {components - 1}")
-    return agents[config.teacher]
 
 
 def _flattening_step(env: Environment) -> Callable[[Array, Episode, Array], Any]:

@@ -41,6 +41,8 @@ from qkd_gym.evaluation.agent import Agent
 
 #: Value of ``__metadata__["format"]``; the version grows when a reader of the old one would misread the new one.
 FORMAT = "qkd_gym.policy/1"
+#: Bounds of the log deviation of an action's noise, where it depends on the state.
+LOG_STD = (-5.0, 0.5)
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "silu": jax.nn.silu}
 KINDS = ("continuous", "discrete", "multidiscrete")
 SQUASHES = ("clip", "tanh")
@@ -68,6 +70,7 @@ class PolicySpec:
         history: observations that the network sees at once.
         obs_clip: bound of the normalised observation; 0: none.
         stochastic: draw the action rather than take the mode; continuous policies then have ``head.log_std``.
+        noise_by_state: the head's last outputs, one a component, add to ``head.log_std``, within `LOG_STD`.
         name: name in tables; "" takes the file's name.
         provenance: who trained it: algorithm, steps, seed, commit, ... (any JSON). Says nothing about how to run it.
     """
@@ -83,6 +86,7 @@ class PolicySpec:
     history: int = 1
     obs_clip: float = 0.0
     stochastic: bool = False
+    noise_by_state: bool = False
     name: str = dataclasses.field(default="", compare=False)
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
@@ -104,7 +108,7 @@ class PolicySpec:
 
     @property
     def head_size(self) -> int:
-        return sum(self.action_sizes)
+        return sum(self.action_sizes) * (1 + self.noise_by_state)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -121,7 +125,7 @@ class PolicySpec:
                 shapes |= {"gru.bias_i": (gates,), "gru.bias_h": (gates,)}
                 width = self.gru
         shapes |= {"head.kernel": (width, self.head_size), "head.bias": (self.head_size,)}
-        return shapes | ({"head.log_std": (self.head_size,)} if self._draws_normal else {})
+        return shapes | ({"head.log_std": self.action_sizes} if self._draws_normal else {})
 
     @property
     def _draws_normal(self) -> bool:
@@ -179,7 +183,11 @@ class LearnedPolicy(Agent[Any]):
         out = x @ w["head.kernel"] + w["head.bias"]
         if spec.stochastic:  # the largest of logits plus Gumbel noise is a draw from their softmax
             draw = jax.random.normal if spec.action_kind == "continuous" else jax.random.gumbel
-            scale = jnp.exp(w["head.log_std"]) if spec.action_kind == "continuous" else 1.0
+            scale = 1.0
+            if spec.action_kind == "continuous":
+                out, extra = out[: sum(spec.action_sizes)], out[sum(spec.action_sizes) :]
+                log_std = jnp.clip(w["head.log_std"] + extra, *LOG_STD) if spec.noise_by_state else w["head.log_std"]
+                scale = jnp.exp(log_std)
             out = out + scale * draw(key, out.shape, jnp.float32)
         return self._action(out, mask, bounds), seen[1:], hidden
 
@@ -296,6 +304,10 @@ def _check_spec(spec: PolicySpec) -> None:
         raise PolicyFileError(f"obs_clip = {spec.obs_clip!r} must be a finite number, 0 for none")
     if not isinstance(spec.stochastic, bool):
         raise PolicyFileError(f"stochastic = {spec.stochastic!r} must be true or false")
+    if spec.noise_by_state is not True and spec.noise_by_state is not False:
+        raise PolicyFileError(f"noise_by_state = {spec.noise_by_state!r} must be true or false")
+    if spec.noise_by_state and not (spec.stochastic and spec.action_kind == "continuous"):
+        raise PolicyFileError("noise_by_state needs a stochastic policy with continuous actions")
     if not isinstance(spec.name, str) or not isinstance(spec.provenance, Mapping):
         raise PolicyFileError("name must be a string and provenance a JSON object")
 
@@ -356,7 +368,7 @@ def _parse_spec(text: str) -> PolicySpec:
     except (json.JSONDecodeError, RecursionError) as error:
         raise PolicyFileError(f"header is no JSON ({error})") from None
     known = [f.name for f in dataclasses.fields(PolicySpec)]
-    if not isinstance(values, dict) or set(values) != set(known):
+    if not isinstance(values, dict) or not set(known) - {"noise_by_state"} <= set(values) <= set(known):
         raise PolicyFileError(f"header must hold exactly: {', '.join(known)}")
     for name in ("hidden", "action_sizes"):
         if not isinstance(values[name], list):

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents.jax import ppo
+from agents.jax import teacher
 from agents.jax.policy import export
 from agents.jax.ppo import Categorical, Config, Gaussian, Learner, Moments, Trainer, actions_of, gae, orthogonal
 from qkd_gym.envs.core import select
-from qkd_gym.evaluation.agent import PassiveAgent, PrivilegedAgent
+from qkd_gym.evaluation.agent import Agent, PassiveAgent, PrivilegedAgent
 from qkd_gym.evaluation.policy_file import LearnedPolicy
 from qkd_gym.evaluation.runner import evaluate
 from tests.agents.tasks import Dials, Recall
@@ -278,9 +278,21 @@ class Pull(PrivilegedAgent):
         return jnp.clip(-5 * episode.state.position, -1, 1)[None], carry + 1
 
 
+@dataclasses.dataclass(frozen=True)
+class Count(Agent):
+    """Counts its steps, and holds a table that it never changes."""
+
+    def init(self, key, env, params):
+        return {"table": jnp.arange(5.0), "steps": jnp.int32(0)}
+
+    def act(self, key, carry, obs, mask):
+        action = carry["table"][jnp.minimum(carry["steps"], 4)] / 10
+        return action[None], carry | {"steps": carry["steps"] + 1}
+
+
 @pytest.fixture
 def pull(monkeypatch):
-    monkeypatch.setattr(ppo, "agents_for", lambda env: {"pull": Pull()})
+    monkeypatch.setattr(teacher, "agents_for", lambda env: {"pull": Pull(), "count": Count()})
 
 
 TAUGHT = dataclasses.replace(SMALL, teacher="pull", imitation_coef=10.0, imitation_share=1.0)
@@ -296,9 +308,65 @@ def test_a_teacher_is_imitated(pull):
 def test_a_teacher_forgets_when_an_episode_ends(pull):
     learner = Learner(Walk(), TAUGHT)
     state, rollout = jax.jit(learner.collect)(jax.jit(learner.init)(jax.random.key(0)))
-    assert np.asarray(rollout.done).any(0).all() and int(state.teacher.max()) < 7  # episodes last seven steps at most
-    np.testing.assert_array_equal(state.teacher, state.episode_length.astype(jnp.int32))
+    assert np.asarray(rollout.done).any(0).all() and int(state.teacher.max()) <= 7  # so long do episodes last
+    running = ~np.asarray(state.first)
+    np.testing.assert_array_equal(state.teacher[running], state.episode_length.astype(jnp.int32)[running])
     np.testing.assert_allclose(rollout.advice[..., 0], np.clip(-5 * np.asarray(rollout.obs[..., 0]), -1, 1), atol=1e-6)
+
+
+def test_what_a_teacher_never_changes_is_kept_once(pull):
+    learner = Learner(Walk(), dataclasses.replace(TAUGHT, teacher="count"))
+    state, rollout = jax.jit(learner.collect)(jax.jit(learner.init)(jax.random.key(0)))
+    assert [leaf.shape for leaf in jax.tree.leaves(state.teacher)] == [(32,)]
+    age = np.zeros(32)
+    for first, advice in zip(np.asarray(rollout.first), np.asarray(rollout.advice)[..., 0], strict=True):
+        age = np.where(first, 0, age)
+        np.testing.assert_allclose(advice, np.minimum(age, 4) / 10, atol=1e-6)
+        age += 1
+
+
+def test_taught_components_are_neither_explored_nor_left_to_ppo():
+    both, one = Gaussian(2, taught=(1,)), Gaussian(1)
+    params, outputs = both.init(-0.5), jnp.array([[0.3, -0.2]])
+    noise = both.noise(jax.random.key(0), (100,))
+    assert (noise[:, 1] == 0).all() and noise[:, 0].std() > 0.5
+    action = both.sample(params, outputs, None, noise[:1])
+    assert action[0, 1] == outputs[0, 1]
+    np.testing.assert_allclose(
+        both.log_prob(params, outputs, None, action),
+        one.log_prob(one.init(-0.5), outputs[:, :1], None, action[:, :1]),
+        rtol=1e-6,
+    )
+    np.testing.assert_allclose(both.entropy(params, outputs, None), one.entropy(one.init(-0.5), outputs[:, :1], None))
+
+
+def test_what_is_taught_is_imitated_to_the_end(pull):
+    config = dataclasses.replace(TAUGHT, taught=(0,), imitation_coef=1.0, imitation_share=0.01, learning_rate=1e-2)
+    trainer, state, _ = trained(Walk(), config)
+    rollout = jax.jit(trainer.learner.collect)(jax.tree.map(lambda x: x[0], state))[1]
+    assert np.abs(rollout.action - rollout.advice).mean() < 0.1  # the teacher's action is of size 1
+
+
+def test_noise_by_state_is_fitted_to_the_teachers_spread():
+    actions = Gaussian(1, by_state=True, noise_scale=0.5)
+    params, advice = actions.init(-1.0), 0.3 * jax.random.normal(jax.random.key(0), (5000, 1))
+
+    def loss(outputs):
+        return actions.distance(params, jnp.broadcast_to(outputs, (5000, 2)), None, advice, (0,)).mean()
+
+    outputs = jnp.array([0.1, 0.0])
+    for _ in range(300):
+        outputs -= 0.02 * jax.grad(loss)(outputs)
+    mean, log_std = actions.moments(params, outputs)
+    np.testing.assert_allclose(mean, advice.mean(), atol=0.01)
+    np.testing.assert_allclose(jnp.exp(log_std), 0.5 * advice.std(), rtol=0.03)
+
+
+def test_prediction_of_the_hidden_state_learns():
+    config = dataclasses.replace(SMALL, memory="gru", critic="privileged", bootstrap=False, predict_coef=1.0)
+    trainer, state, _ = trained(Walk(), config)
+    start, late = (trainer.run(s, 1)[1]["prediction_loss"][0] for s in (trainer.init(), state))
+    assert late < 0.8 * start
 
 
 def test_unknown_teachers_are_refused():
@@ -306,6 +374,25 @@ def test_unknown_teachers_are_refused():
         Learner(Walk(), dataclasses.replace(SMALL, teacher="sage"))
     with pytest.raises(ValueError, match="components of the action, 0 to 0"):
         Learner(Walk(), dataclasses.replace(SMALL, teacher="passive", imitate=(1,)))
+
+
+def test_a_policy_with_noise_by_state_is_saved_with_it():
+    trainer, state, _ = trained(Walk(), dataclasses.replace(SMALL, noise_by_state=True, stochastic=True, steps=32 * 16))
+    agent = policy(Walk(), trainer.config, state)
+    assert agent.weights["head.kernel"].shape == (16, 2) and agent.spec.noise_by_state
+    actions, learner = trainer.learner.actions, trainer.learner
+    obs = jnp.array([0.4, -0.3])
+    one = jax.tree.map(lambda x: x[0], state)
+    outputs = learner.decide(one.params["actor"], learner.standardise(one.observations, obs))
+    mean, log_std = actions.moments(one.params["actor"], outputs)
+    memory = agent.init(jax.random.key(0), Walk(), Walk().default_params)
+    drawn = jax.vmap(lambda key: agent.act(key, memory, obs, None)[0])(jax.random.split(jax.random.key(0), 2000))
+    drawn = drawn[np.abs(drawn) < 1]  # the task's bounds
+    within = np.abs(np.random.default_rng(0).normal(mean, np.exp(log_std), 100_000))
+    np.testing.assert_allclose(len(drawn) / 2000, (within < 1).mean(), atol=0.05)
+    mode = policy(Walk(), dataclasses.replace(trainer.config, stochastic=False), state)
+    assert mode.weights["head.kernel"].shape == (16, 1)
+    np.testing.assert_allclose(mode.act(jax.random.key(0), memory, obs, None)[0], np.clip(mean, -1, 1), atol=1e-6)
 
 
 def test_a_stochastic_policy_is_saved_with_its_deviation(walk):
@@ -373,6 +460,10 @@ def test_updates_do_not_depend_on_how_they_are_chunked(walk):
         ({"hidden": (8, 0)}, "hidden"),
         ({"gamma": float("nan")}, "gamma"),
         ({"imitation_share": 0.0}, "imitation_share"),
+        ({"noise_scale": 0.0}, "noise_scale"),
+        ({"taught": (0,)}, "needs a teacher"),
+        ({"taught": (0,), "teacher": "pull", "stochastic": True}, "stochastic = false"),
+        ({"predict_coef": 1.0}, "critic = 'privileged'"),
     ],
 )
 def test_bad_options_are_refused(changes, word):
@@ -394,4 +485,4 @@ def test_other_action_spaces_are_refused():
             return gym.spaces.Box(-2.0, 2.0, (1,), np.float32)
 
     with pytest.raises(ValueError, match=r"vector in \[-1, 1\]; Walk has Box"):
-        actions_of(Wide())
+        actions_of(Wide(), SMALL)
