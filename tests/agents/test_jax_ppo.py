@@ -14,7 +14,7 @@ from agents.jax.policy import export
 from agents.jax.ppo import Categorical, Config, Gaussian, Learner, Moments, Trainer, actions_of, gae, orthogonal
 from qkd_gym.envs.core import select
 from qkd_gym.evaluation.agent import Agent, PassiveAgent, PrivilegedAgent
-from qkd_gym.evaluation.policy_file import LearnedPolicy
+from qkd_gym.evaluation.policy_file import LearnedPolicy, PolicyFileError, PolicySpec
 from qkd_gym.evaluation.runner import evaluate
 from tests.agents.tasks import Dials, Recall
 from tests.toys import Meet, Walk
@@ -393,6 +393,20 @@ def test_a_policy_with_noise_by_state_is_saved_with_it():
     mode = policy(Walk(), dataclasses.replace(trainer.config, stochastic=False), state)
     assert mode.weights["head.kernel"].shape == (16, 1)
     np.testing.assert_allclose(mode.act(jax.random.key(0), memory, obs, None)[0], np.clip(mean, -1, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"noise_by_state": 1}, "true or false"),
+        ({"stochastic": False}, "needs a stochastic policy"),
+        ({"action_kind": "discrete"}, "needs a stochastic policy"),
+    ],
+)
+def test_noise_by_state_is_for_continuous_policies_that_draw(changes, word):
+    fields = dict(action_kind="continuous", action_sizes=(2,), stochastic=True, noise_by_state=True)
+    with pytest.raises(PolicyFileError, match=word):
+        PolicySpec("qkd/X-v0", 3, **(fields | changes))
 
 
 def test_a_stochastic_policy_is_saved_with_its_deviation(walk):
