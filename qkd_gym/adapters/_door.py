@@ -12,33 +12,58 @@ import jax
 import numpy as np
 
 from qkd_gym import registration, struct
+from qkd_gym.envs.centralised import Centralised
 from qkd_gym.envs.core import Environment, strong
 
 CheckAction = Callable[[Any], np.ndarray]
 
 
 def environment(env: str | Environment, **fields: Any) -> Environment:
-    """An id, or an environment with some fields changed (None: as it is), as an environment.
+    """An id, or an environment with some fields changed (None: as it is), as a single-agent environment.
 
-    Multi-agent tasks are refused: the faces that check here are for one agent.
+    The id of a multi-agent task gives its centralised form; a multi-agent environment handed in is refused, for the
+    caller may have meant another face.
     """
-    fields = {name: value for name, value in fields.items() if value is not None}
-    made = registration.make(env, **fields) if isinstance(env, str) else dataclasses.replace(env, **fields)
+    made = _made(env, fields)
+    if made.agents and isinstance(env, str):
+        return Centralised(made)
     if made.agents:
         raise ValueError(
-            f"{made.id} has {made.num_agents} agents ({', '.join(made.agents)}) and this face serves one; "
-            "use the functional environment, or the PettingZoo face"
+            f"{made.id} has {made.num_agents} agents ({shortened(made.agents)}) and this face serves one; "
+            "wrap it in qkd_gym.envs.centralised.Centralised, or use the PettingZoo or JaxMARL face"
         )
     return made
 
 
-def time_limit(max_episode_steps: int | None) -> np.int32 | None:
-    """A limit that may become `Params.max_steps_in_episode`."""
-    if max_episode_steps is None:
+def joint_environment(env: str | Environment, **fields: Any) -> Environment:
+    """The same for the faces of multi-agent tasks; one with a single agent is refused."""
+    made = _made(env, fields)
+    if not made.agents:
+        raise ValueError(f"{made.id} has one agent and this face is for several; use gymnasium.make")
+    return made
+
+
+def _made(env: str | Environment, fields: dict[str, Any]) -> Environment:
+    fields = {name: value for name, value in fields.items() if value is not None}
+    if isinstance(env, str):
+        return registration.make(env, **fields)
+    if isinstance(env, Centralised):
+        return Centralised(dataclasses.replace(env.env, **fields))
+    return dataclasses.replace(env, **fields)
+
+
+def shortened(agents: tuple[str, ...]) -> str:
+    """Names for a message: the first ones, and the last of many."""
+    return ", ".join(agents if len(agents) <= 4 else (*agents[:3], "...", agents[-1]))
+
+
+def time_limit(limit: int | None, name: str = "max_episode_steps") -> np.int32 | None:
+    """A limit that may become `Params.max_steps_in_episode`; `name` is what the caller calls it."""
+    if limit is None:
         return None
-    if not isinstance(max_episode_steps, numbers.Integral) or not 1 <= int(max_episode_steps) < 2**31:
-        raise ValueError(f"max_episode_steps = {max_episode_steps!r} must be an integer of at least 1, or None")
-    return np.int32(max_episode_steps)
+    if not isinstance(limit, numbers.Integral) or not 1 <= int(limit) < 2**31:
+        raise ValueError(f"{name} = {limit!r} must be an integer of at least 1, or None")
+    return np.int32(limit)
 
 
 def one_seed(seed: Any) -> int:

@@ -1,4 +1,4 @@
-"""The compiled programs behind the Gymnasium faces, and how their random numbers follow from a seed.
+"""The compiled programs behind the Gymnasium and PettingZoo faces, and how their random numbers follow from a seed.
 
 The keys of a sub-environment of seed `s` are `fold_in(jax.random.key(s, impl="threefry2x32"), k)`. `k = 0` starts the
 episode that a seeded reset asks for; the steps, counted over all episodes, take `k = 1, 2, ...`. A reset without a seed
@@ -59,7 +59,7 @@ class Programs:
     """
 
     def __init__(self, env: Environment, num_envs: int | None, mode: AutoresetMode, limited: bool, fixed: bool) -> None:
-        self._env, self._limited, self._fixed = env, limited, fixed
+        self.env, self._limited, self._fixed = env, limited, fixed
         self._batched: Callable = jax.vmap if num_envs is not None else lambda function: function
         step = {
             AutoresetMode.NEXT_STEP: self._step_then_reset,
@@ -82,7 +82,7 @@ class Programs:
         session = jax.tree.map(batch, one)
         space = env.action_space()
         kind = jnp.float32 if isinstance(space, gym.spaces.Box) else jnp.int32
-        action = batch(jax.ShapeDtypeStruct(space.shape, kind))
+        action = batch(jax.ShapeDtypeStruct(np.shape(env.passive_action), kind))
         seen: Seen = jax.eval_shape(step, session, action)[1]
         self.layout = Layout((seen, session))
         self.seen: Seen = self.layout.tree[0]  # of slots
@@ -123,7 +123,7 @@ class Programs:
         key = jax.random.fold_in(_key(seed), draws)
         spare = restart_key(key)
         own = jnp.where(seeded | session.fresh, jax.random.key_data(key), jax.random.key_data(spare))
-        obs, episode = self._env.reset(_key(own), self._link(_key(own), params, limit))
+        obs, episode = self.env.reset(_key(own), self._link(_key(own), params, limit))
         return Session(seed, draws, jnp.bool_(True), jnp.bool_(False), episode), obs
 
     def _link(self, key: Array, params: Any, limit: Array | None) -> Any:
@@ -131,7 +131,7 @@ class Programs:
         if limit is None:
             return params
         if params is None:
-            return drawn_link(self._env, key, limit)
+            return drawn_link(self.env, key, limit)
         return struct.replace(params, max_steps_in_episode=limit)
 
     def _again(self, session: Session) -> tuple[Session, Array]:
@@ -144,10 +144,10 @@ class Programs:
     def _advance(self, session: Session, action: Array) -> tuple[Session, Seen]:
         draws = session.draws + 1
         key = jax.random.fold_in(_key(session.seed), draws)
-        obs, episode, reward, terminated, truncated, info = self._env.advance(key, session.episode, action)
+        obs, episode, reward, terminated, truncated, info = self.env.advance(key, session.episode, action)
         metrics = {name: value for name, value in info.items() if name not in STANDARD_INFO}
         after = Session(session.seed, draws, jnp.bool_(False), terminated | truncated, episode)
-        return after, Seen(obs, reward, terminated, truncated, metrics, self._env.mask(episode), None)
+        return after, Seen(obs, reward, terminated, truncated, metrics, self.env.mask(episode), None)
 
     # ---- all of them -------------------------------------------------------------------------------------------------
 
@@ -187,7 +187,7 @@ class Programs:
         )
 
     def _masks(self, sessions: Session) -> Array | None:
-        return self._batched(self._env.mask)(sessions.episode)
+        return self._batched(self.env.mask)(sessions.episode)
 
 
 @functools.lru_cache(maxsize=128)

@@ -11,11 +11,10 @@ import jax
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from qkd_gym import rendering
 from qkd_gym.adapters import _device, _door
 from qkd_gym.adapters._program import Programs, programs, seed_words
+from qkd_gym.adapters._screen import RENDER_MODES, Screen, served_modes
 from qkd_gym.envs.core import Environment, EnvParams, Episode
-from qkd_gym.rendering.window import Window, has_display
 
 _OPTIONS = ("scenario", "params")
 
@@ -43,7 +42,7 @@ class GymnasiumEnv(gym.Env[np.ndarray, Any]):
         device: None runs in the calling thread on the CPU; else a platform's name or a `jax.Device`.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "render_fps": 10}
+    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 10}
 
     def __init__(
         self,
@@ -61,17 +60,9 @@ class GymnasiumEnv(gym.Env[np.ndarray, Any]):
         self._params = None if params is None else _door.link(env, params)
         self._device_name = device
         # A mode that this machine cannot serve is not offered: `check_env` tries all that are.
-        modes = type(self).metadata["render_modes"]
-        self.metadata = dict(self.metadata, render_modes=[m for m in modes if m != "human" or has_display()])
-        if render_mode is not None and render_mode not in modes:
-            raise ValueError(f"render_mode = {render_mode!r} is unknown; it is one of: {', '.join(modes)}, or None")
+        self.metadata = dict(self.metadata, render_modes=served_modes())
         self.render_mode = render_mode
-        self._renderer: rendering.Renderer | None = None
-        self._window: Window | None = None
-        if self.render_mode is not None:
-            self._renderer = rendering.renderer(self.functional)
-        if self.render_mode == "human":
-            self._window = Window(self.functional.id)
+        self._screen = Screen(self.functional, render_mode)
         self._session: Any = None
         self._ended = True
         self._bind()
@@ -113,9 +104,8 @@ class GymnasiumEnv(gym.Env[np.ndarray, Any]):
         shown, slots = self._programs.shown(self._session), self._slots
         self._ended = False
         info = {} if slots.mask is None else {"action_mask": slots.mask.load(shown).astype(np.int8)}
-        if self._renderer is not None:
-            self._renderer = rendering.renderer(self.functional)
-            self._draw(None, info)
+        if self._screen.on:
+            self._screen.begin(self.functional, self.episode)
         return slots.obs.load(shown), info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -143,24 +133,16 @@ class GymnasiumEnv(gym.Env[np.ndarray, Any]):
         if slots.mask is not None:
             info["action_mask"] = slots.mask.load(words).astype(np.int8)
         self._ended = terminated or truncated
-        if self._renderer is not None:
-            self._draw(checked, info)
+        if self._screen.on:
+            self._screen.add(self.episode, checked, info)
         return slots.obs.load(words), floats.item(slots.reward.start), terminated, truncated, info
 
     def render(self) -> np.ndarray | None:
         """The picture as uint8 `(height, width, 3)`; in mode ``"human"`` it goes to the window instead."""
-        if self._renderer is None:
-            gym.logger.warn("render() does nothing without a render_mode; make the environment with one")
-            return None
-        frame = self._renderer.frame()
-        if self._window is None:
-            return frame
-        self._window.show(frame)
-        return None
+        return self._screen.render()
 
     def close(self) -> None:
-        if self._window is not None:
-            self._window.close()
+        self._screen.close()
 
     # ---- beyond Gymnasium --------------------------------------------------------------------------------------------
 
@@ -190,16 +172,10 @@ class GymnasiumEnv(gym.Env[np.ndarray, Any]):
             self._params = None if given["params"] is None else _door.link(self.functional, given["params"])
         self._bind()
 
-    def _draw(self, action: np.ndarray | None, info: dict[str, Any]) -> None:
-        assert self._renderer is not None
-        self._renderer.add(self.episode, action, info)
-        if self.render_mode == "human":
-            self.render()
-
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but compiled programs and the window, so that a running environment can be copied and stored."""
+        """Everything but compiled programs, so that a running environment can be copied and stored."""
         state = {k: v for k, v in self.__dict__.items() if k not in ("_device", "_check_action", "_programs")}
-        return dict(state, _session=None if self._session is None else np.array(self._session), _window=None)
+        return dict(state, _session=None if self._session is None else np.array(self._session))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

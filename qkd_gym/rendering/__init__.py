@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from qkd_gym.envs.centralised import Centralised
+
 #: Task's name -> ``module:Class`` of its renderer. Nothing is imported until a picture is asked for.
 RENDERERS: dict[str, str] = {
     "PolarizationAlignment": "qkd_gym.rendering.polarization:Renderer",
@@ -29,13 +31,28 @@ class Renderer(Protocol):
         ...
 
 
+class _Separating:
+    """A multi-agent task's renderer, fed by its centralised form."""
+
+    def __init__(self, env: Centralised) -> None:
+        self._env, self._inner = env, renderer(env.env)
+
+    def add(self, episode: Any, action: np.ndarray | None, info: dict[str, Any]) -> None:
+        self._inner.add(episode, None if action is None else self._env.separate(action), info)
+
+    def frame(self) -> np.ndarray:
+        return self._inner.frame()
+
+
 def renderer(env: Any) -> Renderer:
-    """A fresh renderer of a functional environment.
+    """A fresh renderer of a functional environment; of a centralised one, that of the multi-agent task.
 
     Raises:
         ValueError: the task has no picture.
         ImportError: the drawing library is missing.
     """
+    if isinstance(env, Centralised):
+        return _Separating(env)
     if env.name not in RENDERERS:
         have = ", ".join(sorted(RENDERERS))
         raise ValueError(f"{env.name} has no picture; those that have: {have}. Leave render_mode out")

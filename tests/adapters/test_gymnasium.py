@@ -314,7 +314,7 @@ def test_human_mode_shows_every_step(monkeypatch):
         def close(self):
             shown.append("closed")
 
-    monkeypatch.setattr("qkd_gym.adapters.gymnasium.Window", Screen)
+    monkeypatch.setattr("qkd_gym.adapters._screen.Window", Screen)
     env = GymnasiumEnv(Walk(), render_mode="human")
     env.reset(seed=0)
     env.step(np.zeros(1))

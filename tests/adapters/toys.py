@@ -1,4 +1,4 @@
-"""More toys: discrete and multi-discrete actions, masks, metrics of every kind, and an early end."""
+"""More toys: discrete and multi-discrete actions, masks, metrics of every kind, an early end; two agents with knobs."""
 
 from __future__ import annotations
 
@@ -121,6 +121,64 @@ class Dials(Environment[DialState, EnvParams]):
 
     def action_space(self, params=None):
         return gym.spaces.MultiDiscrete([3, 2])
+
+
+@struct.dataclass
+class PushState(EnvState):
+    places: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Pushers(Environment[PushState, TokenParams]):
+    """Two agents push themselves over a square; their meeting ends the episode. Knobs, no mask, a view of the whole."""
+
+    name: ClassVar[str] = "Pushers"
+    scenarios: ClassVar = {"training": "light and heavy ones", "ood-light": "light ones"}
+    metrics: ClassVar = {"distance": "between the two [-]", "reach": "each one's distance from the middle [-]"}
+    agents: ClassVar = ("pusher_0", "pusher_1")
+
+    @property
+    def default_params(self):
+        return TokenParams(max_steps_in_episode=8)
+
+    @property
+    def passive_action(self):
+        return np.zeros((2, 2), np.float32)
+
+    def sample_params(self, key, scenario=None):
+        low = 0.9 if (scenario or self.scenario) == "ood-light" else 0.2
+        luck = jax.random.uniform(key, (), jnp.float32, low, 1.0)
+        return TokenParams(luck=luck, max_steps_in_episode=8)
+
+    def reset_env(self, key, params):
+        places = jax.random.uniform(key, (2, 2), jnp.float32, -1.0, 1.0)
+        state = PushState(time=jnp.int32(0), places=places)
+        return self.observe(None, state, None, params), state
+
+    def step_env(self, key, state, action, params):
+        action, valid = self.clean_action(action)
+        places = jnp.clip(state.places + params.luck * action, -1.0, 1.0)
+        state = PushState(time=state.time + 1, places=places)
+        distance = jnp.sqrt(jnp.sum((places[0] - places[1]) ** 2))
+        reach = jnp.sqrt(jnp.sum(places**2, axis=1))
+        metrics = {"distance": distance, "reach": reach, "places": places}
+        reward = jnp.where(valid, reach, jnp.float32(0))
+        return self.observe(None, state, action, params), state, reward, distance < 0.5, metrics
+
+    def observe(self, key, state, action, params):
+        return state.places
+
+    def global_view(self, state, params):
+        return jnp.concatenate([state.places.reshape(-1), state.time.astype(jnp.float32)[None] / 8])
+
+    def global_view_space(self, params=None):
+        return gym.spaces.Box(-1.0, 1.0, (5,), np.float32)
+
+    def observation_space(self, params=None):
+        return gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def action_space(self, params=None):
+        return gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
 
 class Strip:
