@@ -12,7 +12,7 @@ import pytest
 from agents.jax import teacher
 from agents.jax.policy import export
 from agents.jax.ppo import Categorical, Config, Gaussian, Learner, Moments, Trainer, actions_of, gae, orthogonal
-from qkd_gym.envs.core import select
+from qkd_gym.envs.core import restart_key, select
 from qkd_gym.evaluation.agent import Agent, PassiveAgent, PrivilegedAgent
 from qkd_gym.evaluation.policy_file import LearnedPolicy, PolicyFileError, PolicySpec
 from qkd_gym.evaluation.runner import evaluate
@@ -103,8 +103,8 @@ def test_time_limits_are_bootstrapped_from_the_last_observation_and_memory(memor
     params, critic = before.params, before.params["critic"]
     _, key_env, _ = jax.random.split(before.key, 3)
     keys = jax.random.split(key_env, (12, 4))
-    step = jax.jit(jax.vmap(lambda key, episode, action: env.advance(jax.random.split(key)[0], episode, action)))
-    restart = jax.jit(jax.vmap(lambda key: env.reset(jax.random.split(key)[1])))
+    step = jax.jit(jax.vmap(env.advance))
+    restart = jax.jit(jax.vmap(lambda key: env.reset(restart_key(key))))
     episodes, obs, hidden, first = before.episodes, before.obs, before.hidden, before.first
     values, next_values = [], []
 
