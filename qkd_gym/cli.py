@@ -167,9 +167,15 @@ def _list(arguments: argparse.Namespace) -> None:
     for env_id in TASKS:
         env = make(env_id)
         summary = (inspect.getdoc(type(env)) or "").partition("\n")[0]
-        rows.append([env_id, "agents: " + ", ".join(env.agents) if env.agents else "one agent", summary])
+        rows.append([env_id, _agents_of(env), summary])
         rows.append(["", "scenarios", ", ".join(env.scenarios)])
     print(_table(["id", "", "what it is about"], rows))
+
+
+def _agents_of(env: Any) -> str:
+    if not env.agents:
+        return "one agent"
+    return "agents: " + ", ".join(env.agents) if len(env.agents) < 4 else f"{len(env.agents)} agents"
 
 
 def _info(arguments: argparse.Namespace) -> None:
@@ -181,6 +187,12 @@ def _info(arguments: argparse.Namespace) -> None:
     print(f"Passive action      {np.asarray(env.passive_action).tolist()}")
     if env.agents:
         print(f"Agents              {', '.join(env.agents)}")
+        from qkd_gym.envs.centralised import Centralised
+
+        central = Centralised(env)
+        print(f"\nAs gymnasium.make({env.id!r}), one controller for all agents")
+        print(f"Observation space   {central.observation_space()}")
+        print(f"Action space        {central.action_space()}")
     print("\nScenarios")
     print(_table(None, [[name, text] for name, text in env.scenarios.items()]))
     print("\nParameters (the default link)")
@@ -254,10 +266,12 @@ def _rollout(arguments: argparse.Namespace) -> None:
 
 def _print_episode(env: Any, arguments: argparse.Namespace, steps: list[Any]) -> None:
     count = len(steps) - 1
-    total = np.sum([np.float64(step.reward) for step in steps], axis=0)
+    total = np.sum([np.float64(step.reward) for step in steps[1:]], axis=0)
     print(f"{env.id}, scenario {env.scenario}, agent {arguments.agent}")
     print(f"seed {arguments.seed}, episode {arguments.episode}")
-    print(f"{count} steps, {'ended' if steps[-1].done else 'stopped'}; return {np.array2string(total, precision=4)}")
+    print(f"{count} steps, {'ended' if steps[-1].done else 'stopped'}; return {total.mean():.4f}")
+    if env.agents:
+        print(f"of the agents: {', '.join(f'{n} {x:.4f}' for n, x in zip(env.agents, total, strict=True))}")
     rows = []
     for name, text in env.metrics.items():
         values = np.array([np.float64(step.info[name]).mean() for step in steps[1:]])

@@ -52,6 +52,8 @@ def test_list_and_info(run):
     assert status == 0
     for word in ("qkd/Walk-v0", "ood-fast", "Keep a random walk near zero", "agents: a, b, c"):
         assert word in out
+    status, out, _ = run("info", "Meet")
+    assert status == 0 and "gymnasium.make('qkd/Meet-v0')" in out and "MultiDiscrete([3 3 3])" in out
     status, out, _ = run("info", "Walk")
     assert status == 0
     for word in ("Box(-1.0, 1.0, (1,), float32)", "fast walks", "drift", "1/step", "0 ... 1", "distance", "passive"):
@@ -100,6 +102,11 @@ def test_evaluate_onnx(run, tmp_path):
         assert status == 0
         returns.append(json.loads(out)["return"]["value"])
     assert returns[0] == pytest.approx(returns[1], rel=1e-5)
+
+
+def test_a_rollout_of_several_agents(run):
+    status, out, _ = run("rollout", "Meet", "--agent", "random", "--steps", "3", "--seed", "4")
+    assert status == 0 and "3 steps, stopped" in out and "of the agents: a 3.0000, b " in out
 
 
 def test_rollout_prints_and_draws(run, tmp_path, monkeypatch):

@@ -85,6 +85,15 @@ class PettingZooParallelEnv(ParallelEnv[str, Any, Any]):
             env, None, AutoresetMode.DISABLED, self._limit is not None, self._params is not None
         )
         self._slots = self._programs.seen
+        metrics, each = self._slots.metrics, (len(self.possible_agents),)
+        kinds = {"b": bool, "f": float}
+        self._numbers = [
+            (name, slice(slot.start, slot.stop), slot.stored, kinds.get(slot.dtype.kind, int))
+            for name, slot in metrics.items()
+            if slot.shape == ()
+        ]
+        self._columns = [(name, slot) for name, slot in metrics.items() if slot.shape == each]
+        self._arrays = [(name, slot) for name, slot in metrics.items() if slot.shape not in ((), each)]
 
     def _observed(self) -> gym.Space:
         """Space of what one agent sees."""
@@ -211,7 +220,7 @@ class PettingZooParallelEnv(ParallelEnv[str, Any, Any]):
         for agent in actions:
             self._known(agent)
         try:
-            return self._check_all(np.stack([np.asarray(actions[agent]) for agent in names]))
+            return self._check_all(np.array([actions[agent] for agent in names]))
         except ValueError:
             for agent in names:  # names the culprit
                 self.check_action(agent, actions[agent])
@@ -227,22 +236,15 @@ class PettingZooParallelEnv(ParallelEnv[str, Any, Any]):
         }
 
     def _infos(self, words: np.ndarray) -> dict[str, dict[str, Any]]:
-        count = len(self.possible_agents)
-        common: dict[str, Any] = {}
-        columns: dict[str, Any] = {}
-        for name, slot in self._slots.metrics.items():
-            value = slot.load(words)
-            if slot.shape == ():
-                common[name] = value.item()
-            elif slot.shape == (count,):
-                columns[name] = value.tolist()
-            else:
-                common[name] = value
-        infos = {agent: dict(common) for agent in self.possible_agents}
-        for name, column in columns.items():
-            for info, value in zip(infos.values(), column, strict=True):
-                info[name] = value
-        return infos
+        common = {name: kind(words[cut].view(stored).item()) for name, cut, stored, kind in self._numbers}
+        common |= {name: slot.load(words) for name, slot in self._arrays}
+        if not self._columns:
+            return {agent: common.copy() for agent in self.possible_agents}
+        columns = [(name, slot.load(words).tolist()) for name, slot in self._columns]
+        return {
+            agent: common | {name: column[i] for name, column in columns}
+            for i, agent in enumerate(self.possible_agents)
+        }
 
     def _configure(self, given: dict[str, Any]) -> None:
         if given.get("scenario") is not None:
@@ -254,7 +256,7 @@ class PettingZooParallelEnv(ParallelEnv[str, Any, Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but compiled programs, so that a running environment can be copied and stored."""
-        bound = ("_device", "_check_one", "_check_all", "_programs")
+        bound = ("_device", "_check_one", "_check_all", "_programs", "_numbers", "_columns", "_arrays")
         state = {name: value for name, value in self.__dict__.items() if name not in bound}
         return dict(state, _session=None if self._session is None else np.array(self._session))
 

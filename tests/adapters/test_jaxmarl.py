@@ -121,7 +121,7 @@ def test_knobs_have_no_masks_and_one_view_of_the_whole():
         env.get_avail_actions(state)
     actions = {agent: jnp.full((1, 2), 0.1, jnp.float32) for agent in env.agents}  # an axis too many, as some leave it
     _, state, _, _, infos = env.step(jax.random.PRNGKey(4), state, actions)
-    assert set(infos) == {"distance", "reach", "terminated", "truncated", "discount"}
+    assert set(infos) == {"distance", "near", "reach", "terminated", "truncated", "discount"}
     assert infos["reach"].shape == infos["distance"].shape == (2,)
     space = env.action_spaces["pusher_0"]
     assert (space.low, space.high, space.shape) == (-1.0, 1.0, (2,))

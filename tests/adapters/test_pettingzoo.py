@@ -154,6 +154,8 @@ def test_it_plays_the_functional_environment(make):
                 got = [infos[agent][name] for agent in names]
                 np.testing.assert_array_equal(got, np.broadcast_to(np.asarray(value), len(names)))
                 assert all(isinstance(x, int | float) for x in got)
+                if name == "near":
+                    assert all(type(x) is bool for x in got)
         assert all(isinstance(r, float) for r in rewards.values())
         assert all(type(t) is bool for t in (*terminations.values(), *truncations.values()))
 

@@ -134,7 +134,11 @@ class Pushers(Environment[PushState, TokenParams]):
 
     name: ClassVar[str] = "Pushers"
     scenarios: ClassVar = {"training": "light and heavy ones", "ood-light": "light ones"}
-    metrics: ClassVar = {"distance": "between the two [-]", "reach": "each one's distance from the middle [-]"}
+    metrics: ClassVar = {
+        "distance": "between the two [-]",
+        "reach": "each one's distance from the middle [-]",
+        "near": "closer than 1",
+    }
     agents: ClassVar = ("pusher_0", "pusher_1")
 
     @property
@@ -161,7 +165,7 @@ class Pushers(Environment[PushState, TokenParams]):
         state = PushState(time=state.time + 1, places=places)
         distance = jnp.sqrt(jnp.sum((places[0] - places[1]) ** 2))
         reach = jnp.sqrt(jnp.sum(places**2, axis=1))
-        metrics = {"distance": distance, "reach": reach, "places": places}
+        metrics = {"distance": distance, "near": distance < 1, "reach": reach, "places": places}
         reward = jnp.where(valid, reach, jnp.float32(0))
         return self.observe(None, state, action, params), state, reward, distance < 0.5, metrics
 
