@@ -1,0 +1,199 @@
+"""What operators do about routing: fixed paths, wide paths, unloaded paths, reserves for the important, prices.
+
+Every rule is each node's own: it reads that node's observation and mask and nothing else. They differ in how they rank
+the paths and in whom they let in. `python -m agents.practice.key_routing` scans their constants on tuning seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from qkd_gym import struct
+from qkd_gym.envs.network.key_routing import KeyRouting, KeyRoutingParams, Reading, decode
+from qkd_gym.evaluation.agent import Agent
+from qkd_gym.evaluation.runner import evaluate
+
+
+@struct.dataclass
+class _Rule(Agent[KeyRoutingParams]):
+    """Rank the legal paths and take the best, or wait; give up a request that holds up others."""
+
+    hold: Any = struct.field(2.0, low=1.0, unit="request", doc="a low request is given up if so many are in the queue")
+
+    def init(self, key, env, params):
+        return params
+
+    def act(self, key, carry, obs, mask):
+        paths = mask.shape[-1] - 2
+        reading = decode(obs, paths)
+        noise = jax.random.gumbel(key, (obs.shape[0], paths), jnp.float32)
+        ranks, admitted = self.judge(reading, carry)
+        open_paths = mask[:, :paths] & admitted
+        best = jnp.argmax(jnp.where(open_paths, ranks + self.spread(noise), -jnp.inf), axis=1)
+        hopeless = mask[:, -1] & ~reading.high & (reading.queue > self.hold - 0.5)
+        other = jnp.where(hopeless, paths + 1, paths)
+        return jnp.where(jnp.any(open_paths, axis=1), best, other).astype(jnp.int32), carry
+
+    def spread(self, noise: Array) -> Array:
+        """What is added to the ranks so that nodes with one and the same news do not all rush to one path."""
+        return jnp.zeros_like(noise)
+
+    def judge(
+        self, reading: Reading, params: KeyRoutingParams
+    ) -> tuple[Float[Array, "nodes paths"], Bool[Array, "..."]]:
+        """(rank of each path, whether it may be taken)."""
+        raise NotImplementedError
+
+
+@struct.dataclass
+class ShortestPath(_Rule):
+    """The first path or none."""
+
+    def judge(self, reading, params):
+        first = jnp.arange(reading.hops.shape[-1]) == 0
+        return jnp.zeros_like(reading.hops), jnp.broadcast_to(first, reading.hops.shape)
+
+
+@struct.dataclass
+class FirstFit(_Rule):
+    """The first path in the list that holds enough."""
+
+    def judge(self, reading, params):
+        ranks = jnp.broadcast_to(-jnp.arange(reading.hops.shape[-1], dtype=jnp.float32), reading.hops.shape)
+        return ranks, jnp.bool_(True)
+
+
+@struct.dataclass
+class WidestPath(_Rule):
+    """The path whose least pool holds most key."""
+
+    def judge(self, reading, params):
+        return -reading.demand_share, jnp.bool_(True)
+
+
+@struct.dataclass
+class LeastLoaded(_Rule):
+    """The path whose least pool is fullest for its size."""
+
+    def judge(self, reading, params):
+        return reading.least_fill, jnp.bool_(True)
+
+
+@struct.dataclass
+class Reservation(_Rule):
+    """Least loaded, long paths dear; low requests must leave a reserve, the larger the longer the path."""
+
+    per_hop: Any = struct.field(0.1, doc="fill that an additional hop must be worth")
+    reserve: Any = struct.field(0.2, doc="fill that a low request must leave ...")
+    reserve_per_hop: Any = struct.field(0.1, doc="... and more of it for each further hop")
+    old_news: Any = struct.field(0.0, doc="fill taken off for news a minute old")
+    temperature: Any = struct.field(0.0, low=0.0, doc="fill by which ranks are blurred at random")
+
+    def spread(self, noise):
+        return self.temperature * noise
+
+    def judge(self, reading, params):
+        left = reading.least_fill * (1 - reading.demand_share)
+        further = jnp.maximum(reading.hops - 1, 0)
+        ranks = left - self.per_hop * further - self.old_news * reading.path_age_s / 60
+        return ranks, reading.high[:, None] | (left >= self.reserve + self.reserve_per_hop * further)
+
+
+@struct.dataclass
+class Prices(_Rule):
+    """Primal-dual routing: a bit of a pool costs exponentially more the emptier it is; a request must be worth it.
+
+    The price of a link is (steep^(1 - fill) - 1) / (steep - 1), after Awerbuch, Azar and Plotkin, FOCS 1993. Of a path
+    a node knows the least fill and the mean, so the least pool is priced by itself and the others at their mean.
+    """
+
+    steep: Any = struct.field(50.0, low=1.001, doc="price of an empty pool over that of a full one, plus 1")
+    worth: Any = struct.field(0.5, low=0.0, doc="price that a low bit is worth; a high one 8 times as much")
+    base: Any = struct.field(0.02, low=0.0, doc="price of a full pool")
+    temperature: Any = struct.field(0.0, low=0.0, doc="price by which ranks are blurred at random")
+
+    def spread(self, noise):
+        return self.temperature * noise
+
+    def judge(self, reading, params):
+        def price(empty: Array) -> Array:
+            return self.base + jnp.expm1(jnp.log(self.steep) * jnp.clip(empty, 0, 1)) / (self.steep - 1)
+
+        least = 1 - reading.least_fill * (1 - reading.demand_share)
+        others = jnp.maximum(reading.hops - 1, 0)
+        mean = (reading.scarcity - (1 - reading.least_fill)) / jnp.maximum(others, 1)
+        cost = price(least) + others * price(mean)
+        worth = self.worth * jnp.where(reading.high, params.high_weight, 1.0)
+        return -cost, cost <= worth[:, None]
+
+
+AGENTS: dict[str, Agent] = {
+    "shortest_path": ShortestPath(),
+    "first_fit": FirstFit(),
+    "widest_path": WidestPath(),
+    "least_loaded": LeastLoaded(),
+    "reservation": Reservation(),
+    "prices": Prices(),
+}
+
+#: Seed of the tuning episodes; the evaluation's own are never touched.
+TUNING_SEED = 101
+#: Values scanned, one constant after the other, twice round.
+GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
+    "reservation": {
+        "reserve": (0.0, 0.1, 0.2, 0.3, 0.45),
+        "reserve_per_hop": (0.0, 0.05, 0.1, 0.2),
+        "per_hop": (0.0, 0.05, 0.1, 0.2, 0.4),
+        "old_news": (0.0, 0.1, 0.3),
+        "temperature": (0.0, 0.02, 0.05, 0.1),
+        "hold": (1.0, 2.0, 3.0, 5.0),
+    },
+    "prices": {
+        "worth": (0.15, 0.3, 0.5, 0.8, 1.2, 2.0),
+        "steep": (5.0, 20.0, 50.0, 200.0, 1000.0),
+        "base": (0.0, 0.02, 0.05, 0.1, 0.2),
+        "temperature": (0.0, 0.02, 0.05, 0.1),
+        "hold": (1.0, 2.0, 3.0, 5.0),
+    },
+}
+
+
+def tune(env: KeyRouting, name: str, episodes: int, rounds: int = 2) -> Agent:
+    """Coordinate search over `GRIDS` on tuning episodes."""
+    agent = AGENTS[name]
+
+    def score(candidate: Agent) -> float:
+        return float(evaluate(env, candidate, episodes, TUNING_SEED).returns.mean())
+
+    best = score(agent)
+    for _, (constant, values) in itertools.product(range(rounds), GRIDS[name].items()):
+        for value in values:
+            candidate = dataclasses.replace(agent, **{constant: value})
+            if (now := score(candidate)) > best:
+                agent, best = candidate, now
+        print(f"{name}: {constant} = {np.asarray(getattr(agent, constant))} {best:.1f}", flush=True)
+    return agent
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m agents.practice.key_routing", description=__doc__)
+    parser.add_argument("--episodes", type=int, default=32, help="default: %(default)s")
+    parser.add_argument("--agents", nargs="+", choices=list(GRIDS), default=list(GRIDS))
+    parser.add_argument("--paths", type=int, default=5, help="default: %(default)s")
+    arguments = parser.parse_args(argv)
+    env = KeyRouting(num_paths=arguments.paths)
+    for name in arguments.agents:
+        print(tune(env, name, arguments.episodes))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
