@@ -91,11 +91,11 @@ class LeastLoaded(_Rule):
 class Reservation(_Rule):
     """Least loaded, long paths dear; low requests must leave a reserve, the larger the longer the path."""
 
-    per_hop: Any = struct.field(0.1, doc="fill that an additional hop must be worth")
-    reserve: Any = struct.field(0.2, doc="fill that a low request must leave ...")
+    per_hop: Any = struct.field(0.0, doc="fill that an additional hop must be worth")
+    reserve: Any = struct.field(0.45, doc="fill that a low request must leave ...")
     reserve_per_hop: Any = struct.field(0.1, doc="... and more of it for each further hop")
-    old_news: Any = struct.field(0.0, doc="fill taken off for news a minute old")
-    temperature: Any = struct.field(0.0, low=0.0, doc="fill by which ranks are blurred at random")
+    old_news: Any = struct.field(0.1, doc="fill taken off for news a minute old")
+    temperature: Any = struct.field(0.02, low=0.0, doc="fill by which ranks are blurred at random")
 
     def spread(self, noise):
         return self.temperature * noise
@@ -116,9 +116,9 @@ class Prices(_Rule):
     """
 
     steep: Any = struct.field(50.0, low=1.001, doc="price of an empty pool over that of a full one, plus 1")
-    worth: Any = struct.field(0.5, low=0.0, doc="price that a low bit is worth; a high one 8 times as much")
+    worth: Any = struct.field(0.15, low=0.0, doc="price that a low bit is worth; a high one 8 times as much")
     base: Any = struct.field(0.02, low=0.0, doc="price of a full pool")
-    temperature: Any = struct.field(0.0, low=0.0, doc="price by which ranks are blurred at random")
+    temperature: Any = struct.field(0.02, low=0.0, doc="price by which ranks are blurred at random")
 
     def spread(self, noise):
         return self.temperature * noise
@@ -149,15 +149,15 @@ TUNING_SEED = 101
 #: Values scanned, one constant after the other, twice round.
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
     "reservation": {
-        "reserve": (0.0, 0.1, 0.2, 0.3, 0.45),
-        "reserve_per_hop": (0.0, 0.05, 0.1, 0.2),
+        "reserve": (0.0, 0.15, 0.3, 0.45, 0.6, 0.75),
+        "reserve_per_hop": (0.0, 0.05, 0.1, 0.15),
         "per_hop": (0.0, 0.05, 0.1, 0.2, 0.4),
-        "old_news": (0.0, 0.1, 0.3),
+        "old_news": (0.0, 0.1, 0.2),
         "temperature": (0.0, 0.02, 0.05, 0.1),
         "hold": (1.0, 2.0, 3.0, 5.0),
     },
     "prices": {
-        "worth": (0.15, 0.3, 0.5, 0.8, 1.2, 2.0),
+        "worth": (0.03, 0.06, 0.1, 0.15, 0.25, 0.5, 1.0),
         "steep": (5.0, 20.0, 50.0, 200.0, 1000.0),
         "base": (0.0, 0.02, 0.05, 0.1, 0.2),
         "temperature": (0.0, 0.02, 0.05, 0.1),
@@ -168,7 +168,7 @@ GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
 
 def tune(env: KeyRouting, name: str, episodes: int, rounds: int = 2) -> Agent:
     """Coordinate search over `GRIDS` on tuning episodes."""
-    agent = AGENTS[name]
+    agent = jax.tree.map(np.float32, AGENTS[name])  # arrays, so that one compiled program serves all candidates
 
     def score(candidate: Agent) -> float:
         return float(evaluate(env, candidate, episodes, TUNING_SEED).returns.mean())
@@ -176,10 +176,10 @@ def tune(env: KeyRouting, name: str, episodes: int, rounds: int = 2) -> Agent:
     best = score(agent)
     for _, (constant, values) in itertools.product(range(rounds), GRIDS[name].items()):
         for value in values:
-            candidate = dataclasses.replace(agent, **{constant: value})
+            candidate = dataclasses.replace(agent, **{constant: np.float32(value)})
             if (now := score(candidate)) > best:
                 agent, best = candidate, now
-        print(f"{name}: {constant} = {np.asarray(getattr(agent, constant))} {best:.1f}", flush=True)
+        print(f"{name}: {constant} = {float(getattr(agent, constant)):g}, return {best:.1f}", flush=True)
     return agent
 
 

@@ -480,14 +480,16 @@ class KeyRouting(Environment[KeyRoutingState, KeyRoutingParams]):
         return self.observe(None, state_next, action, params), state_next, reward, jnp.bool_(False), info
 
     def observe(self, key, state, action, params):
-        nodes, links = len(self.agents), self.num_links
+        nodes = len(self.agents)
         own, level, age = self._knowledge(state, params)
         fill = level / jnp.maximum(state.capacity, 1)[None]
         seconds = age * params.epoch_s
         waiting = state.size[:, 0] > 0
         size, tag = state.size[:, 0], state.tag[:, 0]
         left = (deadline_of(tag) - state.time) * params.epoch_s
-        up = jnp.sum(own & state.up[None], axis=1) / jnp.maximum(jnp.sum(own, axis=1), 1)
+        own_words = pack_words(own)
+        up = jnp.sum(jax.lax.population_count(own_words & pack_words(state.up)[None]), axis=-1)
+        up = up / jnp.maximum(jnp.sum(jax.lax.population_count(own_words), axis=-1), 1)
         queued = jnp.sum(state.size > 0, axis=1) / QUEUE
         head = jnp.stack(
             [
@@ -503,13 +505,9 @@ class KeyRouting(Environment[KeyRoutingState, KeyRoutingParams]):
             ],
             axis=1,
         )
-        on = unpack_words(state.words, links)
-        least_fill = jnp.min(jnp.where(on, fill[:, None, :], 1.0), axis=-1)
-        least = jnp.min(jnp.where(on, level[:, None, :], 2**30), axis=-1)
-        real = state.words.any(axis=-1) if state.words.shape[-1] > 1 else state.words[..., 0] > 0
         hops = jnp.sum(jax.lax.population_count(state.words), axis=-1)
-        scarce = jnp.sum(jnp.where(on, 1 - fill[:, None, :], 0.0), axis=-1)
-        oldest = jnp.max(jnp.where(on, seconds[:, None, :], 0.0), axis=-1)
+        real = hops > 0
+        least_fill, least, scarce, oldest = path_figures(state.words, level, fill, seconds)
         share = size[:, None] / jnp.maximum(least, 1)
         path = jnp.stack(
             [hops / 8, jnp.where(real, least_fill, 0), jnp.where(real, share, 0), scarce / 8, oldest / 60], -1
@@ -637,11 +635,35 @@ def unpack_words(words: UInt32[Array, "... words"], links: int) -> Bool[Array, "
 
 def pack_words(links: Bool[Array, "... links"]) -> UInt32[Array, "... words"]:
     """Words from sets of links."""
-    count = links.shape[-1]
-    powers = np.uint32(1) << (np.arange(count, dtype=np.uint32) % 32)
-    weighted = jnp.where(links, powers.reshape((1,) * (links.ndim - 1) + (-1,)), jnp.uint32(0))
-    parts = [jnp.sum(weighted[..., w : w + 32], axis=-1, dtype=jnp.uint32) for w in range(0, count, 32)]
-    return jnp.stack(parts, axis=-1)
+    # Link by link: under vmap a sum over the last axis is not vectorised.
+    words = []
+    for start in range(0, links.shape[-1], 32):
+        word = jnp.zeros(links.shape[:-1], jnp.uint32)
+        for link in range(start, min(start + 32, links.shape[-1])):
+            word = word | links[..., link].astype(jnp.uint32) << np.uint32(link - start)
+        words.append(word)
+    return jnp.stack(words, axis=-1)
+
+
+def path_figures(
+    words: UInt32[Array, "nodes paths words"],
+    level: Int[Array, "nodes links"],
+    fill: Float[Array, "nodes links"],
+    seconds: Float[Array, "nodes links"],
+) -> tuple[Array, Array, Array, Array]:
+    """Of the pools on each path, as its node knows them: least fill, least level, sum of 1 - fill, oldest news."""
+    shape = words.shape[:-1]
+    least_fill, least = jnp.ones(shape, jnp.float32), jnp.full(shape, 2**30, jnp.int32)
+    scarce = oldest = jnp.zeros(shape, jnp.float32)
+    # Link by link, four times as fast as reductions over an axis of links.
+    for link in range(level.shape[-1]):
+        on = words[..., link // 32] >> np.uint32(link % 32) & 1 == 1
+        here = fill[:, link, None]
+        least_fill = jnp.minimum(least_fill, jnp.where(on, here, 1.0))
+        least = jnp.minimum(least, jnp.where(on, level[:, link, None], 2**30))
+        scarce = scarce + jnp.where(on, 1 - here, 0.0)
+        oldest = jnp.maximum(oldest, jnp.where(on, seconds[:, link, None], 0.0))
+    return least_fill, least, scarce, oldest
 
 
 def close_up(size: Array, tag: Array, keep: Bool[Array, "nodes queue"]) -> tuple[Array, Array]:
