@@ -1,0 +1,208 @@
+"""Measured frame error rates of LDPC error correction.
+
+`data/ldpc_fer.json` holds counts of decoded frames: rate-adaptive codes of ours (progressive edge growth, 1e4 bits;
+quasi-cyclic, 6.4e4 bits) under sum-product decoding of syndromes over the binary symmetric channel, with what it takes
+to repeat them. `python -m benchmarks.ldpc` makes the table; `python -m benchmarks.ldpc --print` compares its
+efficiencies with the finite-length bound. These codes can be built; they are not the best there could be: for a family
+given by its threshold use `reconciliation.frame_error_rate`.
+
+Between measured points the log-odds of failure are linear in the efficiency f = (1-R)/h(QBER); between measured rates
+the efficiencies of equal log-odds are linear in the rate. Counts are made monotone (pooled neighbours, weighted by
+frames) and estimated as (errors + 1/2)/(frames + 1): 1,000 frames without failure read 5e-4. That is the resolution of
+the table, not an error floor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.resources
+import json
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Float
+
+from qkd_gym.physics.information import as_float, binary_entropy
+
+#: Frame error rates at which curves of different rates are matched.
+LEVELS = (0.97, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.05, 0.02, 0.01)
+#: Below the Shannon limit no code works: there the failure rate reads this.
+HOPELESS = 0.9999
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Counts of one code along its waterfall; arrays [point], by rising efficiency (falling error rate).
+
+    Attributes:
+        block: bits of the mother code. mother_rate: its rate. punctured, shortened: bits taken from it.
+        rate: of what is left, (R0 - s)/(1 - p - s). efficiency: (1 - rate)/h(qber).
+        frames, errors: decoded, and not decoded to Alice's word. undetected: of these, with the right syndrome.
+        mean_iterations: over all frames, failed ones with the decoder's maximum.
+    """
+
+    block: int
+    mother_rate: float
+    punctured: int
+    shortened: int
+    rate: float
+    efficiency: np.ndarray
+    qber: np.ndarray
+    frames: np.ndarray
+    errors: np.ndarray
+    undetected: np.ndarray
+    mean_iterations: np.ndarray
+
+    @functools.cached_property
+    def log_odds(self) -> np.ndarray:
+        """Of failure, estimated and made to fall with the efficiency."""
+        errors, frames = self.errors.astype(float), self.frames.astype(float)
+        share = _falling(errors / frames, frames)
+        estimate = (share * frames + 0.5) / (frames + 1)
+        return _falling(np.log(estimate) - np.log1p(-estimate), frames)
+
+    @functools.cached_property
+    def iterations(self) -> np.ndarray:
+        """Mean iterations, made to fall with the efficiency."""
+        return _falling(self.mean_iterations, self.frames.astype(float))
+
+    def efficiency_at(self, frame_error_rate: float) -> float:
+        """Efficiency at which so many frames fail; held at the ends of what was measured."""
+        level = np.log(frame_error_rate) - np.log1p(-frame_error_rate)
+        return float(np.interp(-level, -self.log_odds, self.efficiency))
+
+
+@functools.cache
+def curves() -> tuple[Curve, ...]:
+    """Every measured curve, punctured and shortened ones among them."""
+    text = importlib.resources.files("qkd_gym").joinpath("data/ldpc_fer.json").read_text()
+    record = json.loads(text)
+    found = []
+    for block in record["blocks"]:
+        for setting in block["settings"]:
+            column = dict(zip(record["columns"], np.array(setting["points"]).T, strict=True))
+            found.append(
+                Curve(
+                    block["block"],
+                    setting["mother_rate"],
+                    setting["punctured"],
+                    setting["shortened"],
+                    setting["rate"],
+                    *(column[name] for name in ("efficiency", "qber", "frames", "errors", "undetected")),
+                    column["iterations"] / column["frames"],
+                )
+            )
+    return tuple(found)
+
+
+def clear() -> None:
+    """Forget the table that was read: after it was written anew."""
+    curves.cache_clear()
+    _knots.cache_clear()
+
+
+def blocks() -> tuple[int, ...]:
+    """Block lengths of the table, bits of the mother code."""
+    return tuple(sorted({c.block for c in curves()}))
+
+
+def chosen(block: int) -> tuple[Curve, ...]:
+    """For each rate the curve that is used, by rising rate: of two ways to a rate the better at 10 % failures.
+
+    Raises:
+        ValueError: if the table has no such block.
+    """
+    if block not in blocks():
+        raise ValueError(f"no code of {block!r} bits was measured; block must be one of {blocks()}")
+    best: dict[float, Curve] = {}
+    for curve in curves():
+        key = round(curve.rate, 3)
+        if curve.block == block and (key not in best or curve.efficiency_at(0.1) < best[key].efficiency_at(0.1)):
+            best[key] = curve
+    return tuple(best[key] for key in sorted(best))
+
+
+def frame_error_rate(rate: ArrayLike, qber: ArrayLike, block: int) -> Float[Array, "..."]:
+    """Measured probability that a frame is not corrected, in [5e-4 or the table's resolution, 1 - 1e-4].
+
+    Rises with `qber`. Statistical error: a point has 200 to 1,000 frames, hence up to +-15 % of itself (1 sigma) where
+    it is above 0.05 and +-30 % at 0.01.
+
+    Args:
+        rate: of the code that is sent, any shape. qber: error rate of the channel, broadcast against it.
+        block: bits of the mother code, one of `blocks()`; static.
+    Raises:
+        ValueError: if `block` is not in the table, or a concrete `rate` or `qber` is outside; traced ones are clipped.
+    """
+    return jax.nn.sigmoid(_interpolate(rate, qber, block, 1))
+
+
+def mean_iterations(rate: ArrayLike, qber: ArrayLike, block: int) -> Float[Array, "..."]:
+    """Measured iterations of the decoder per frame, failed frames with its maximum of 100; arguments as above.
+
+    Flooding schedule; a layered one takes about half.
+    """
+    return _interpolate(rate, qber, block, 2)
+
+
+@functools.cache
+def _knots(block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rates [rate], and efficiency, log-odds, iterations [rate, 3, knot] at matching places of each waterfall."""
+    levels = np.log(LEVELS) - np.log1p(-np.array(LEVELS))
+    rates, tables = [], []
+    for curve in chosen(block):
+        f, z = curve.efficiency, curve.log_odds
+        at = np.interp(-levels, -z, f)
+        easy = f[f >= at[-1]][-3:]  # beyond the waterfall, up to three measured points
+        places = np.concatenate([at, np.pad(easy, (3 - len(easy), 0), "edge")])
+        rows = [places, np.interp(places, f, z), np.interp(places, f, curve.iterations)]
+        end = [1.0, np.log(HOPELESS) - np.log1p(-HOPELESS), max(rows[2][0], curve.iterations[0])]
+        rates.append(curve.rate)
+        tables.append([np.append(e, r) for e, r in zip(end, rows, strict=True)])
+    return np.array(rates), np.array(tables)
+
+
+def _interpolate(rate: ArrayLike, qber: ArrayLike, block: int, row: int) -> Float[Array, "..."]:
+    rates, tables = _knots(block)
+    _check("rate", rate, float(rates[0]), float(rates[-1]), f"bits per bit for block {block}")
+    _check("qber", qber, 0.0, 0.5, "a probability")
+    r, q = as_float(rate, qber)
+    r, q = jnp.broadcast_arrays(jnp.clip(r, rates[0], rates[-1]), q)
+    known, knots = jnp.asarray(rates, r.dtype), jnp.asarray(tables, r.dtype)
+    efficiency = (1 - r) / binary_entropy(jnp.clip(q, 1e-7, 0.5))
+
+    def one(rate: Array, f: Array) -> Array:
+        above = jnp.clip(jnp.searchsorted(known, rate, side="right"), 1, max(len(rates) - 1, 1))
+        above = jnp.minimum(above, len(rates) - 1)
+        below = jnp.maximum(above - 1, 0)
+        span = known[above] - known[below]
+        share = jnp.where(span > 0, (rate - known[below]) / jnp.where(span > 0, span, 1), 0)
+        table = (1 - share) * knots[below] + share * knots[above]
+        return jnp.interp(f, table[0], table[row])
+
+    scalar: Callable[[Array, Array], Array] = jnp.vectorize(one)
+    return scalar(r, efficiency)
+
+
+def _check(name: str, value: ArrayLike, low: float, high: float, unit: str) -> None:
+    if isinstance(value, Tracer):
+        return
+    values = np.asarray(value)
+    slack = 1e-6  # a rate that went through single precision
+    if not np.all((values >= low - slack) & (values <= high + slack)):
+        raise ValueError(f"{name} must be within [{low:g}, {high:g}] ({unit}), got {values}")
+
+
+def _falling(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The nearest non-increasing sequence in weighted least squares (pool adjacent violators)."""
+    pools: list[list[float]] = []
+    for value, weight in zip(values, weights, strict=True):
+        pools.append([float(value), float(weight), 1])
+        while len(pools) > 1 and pools[-2][0] < pools[-1][0]:
+            v, w, n = pools.pop()
+            pools[-1] = [(pools[-1][0] * pools[-1][1] + v * w) / (pools[-1][1] + w), pools[-1][1] + w, pools[-1][2] + n]
+    return np.concatenate([np.full(int(n), v) for v, _, n in pools])
