@@ -108,7 +108,7 @@ def gaps(returns: Returns, roles: dict[str, str]) -> str:
         ):
             if low in best and high in best:
                 a, b = played[best[low]], played[best[high]]
-                share = f", {best[low]} earns {a.mean() / b.mean():.0%} of it" if b.mean() > 0 else ""
+                share = f"; {best[low]} earns {a.mean() / b.mean():.0%} of {best[high]}" if b.mean() > 0.01 else ""
                 lines.append(f"- {scenario}: {best[high]} − {best[low]} = {interval(b - a)} (paired){share}")
     return "\n".join(lines)
 
