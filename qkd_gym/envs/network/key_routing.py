@@ -19,6 +19,7 @@ from qkd_gym.envs.network.routes import Routes, fluid_limit, routes_of
 from qkd_gym.physics.decoy_settings import near_optimal_settings
 from qkd_gym.physics.finite_key import Distillation, expected_counts, lim_channel, two_decoy_key
 from qkd_gym.physics.information import NEPER_PER_DB
+from qkd_gym.physics.numerics import stored
 from qkd_gym.physics.sampling import bits_to_uniform, random_bits
 from qkd_gym.topologies import Topology, TopologyError
 
@@ -184,8 +185,9 @@ class KeyRouting(Environment[KeyRoutingState, KeyRoutingParams]):
     | 6 | the node's last attempt failed | 0 or 1 |
     | 7 | own links that are up | share |
     | 8 | its target, the number of a node | (number + 1) / nodes |
-    | 9 + 5 k ... | path k: hops; least fill; size / least pool; sum of 1 - fill; oldest news | / 8; 1; 1; / 8; / 60 s |
-    | 9 + 5 K + 2 l ... | link l: fill of its pool as this node knows it; age of that | 1; / 60 s |
+    | 9 ... | hops of the K paths; then their least fills; size over their least pools | / 8; 1; 1 |
+    | 9 + 3 K ... | sums of 1 - fill over their links; ages of their oldest news | / 8; / 60 s |
+    | 9 + 5 K ... | fill of each link's pool as this node knows it; then the ages of these readings | 1; / 60 s |
 
     For two disjoint paths the figures of a path are those of both together.
 
@@ -508,12 +510,10 @@ class KeyRouting(Environment[KeyRoutingState, KeyRoutingParams]):
         hops = jnp.sum(jax.lax.population_count(state.words), axis=-1)
         real = hops > 0
         least_fill, least, scarce, oldest = path_figures(state.words, level, fill, seconds)
-        share = size[:, None] / jnp.maximum(least, 1)
-        path = jnp.stack(
-            [hops / 8, jnp.where(real, least_fill, 0), jnp.where(real, share, 0), scarce / 8, oldest / 60], -1
-        )
-        link = jnp.stack([fill, seconds / 60], axis=-1)
-        parts = [head, path.reshape(nodes, -1), link.reshape(nodes, -1)]
+        share = jnp.where(real, size[:, None] / jnp.maximum(least, 1), 0)
+        # kept rather than worked out again by each reader
+        path = [hops / 8, jnp.where(real, stored(least_fill), 0), share, stored(scarce) / 8, stored(oldest) / 60]
+        parts = [head, *path, fill, seconds / 60]
         return jnp.clip(jnp.concatenate([x.astype(jnp.float32) for x in parts], axis=1), 0, 2)
 
     def action_mask(self, state, params):
@@ -770,8 +770,8 @@ def nominal(topology: str | Topology, held: bool) -> KeyRoutingParams:
 def decode(obs: Float[Array, "nodes n"], num_paths: int) -> Reading:
     """All nodes' observations in physical units (up to the clipping of extreme values), leading axis `nodes`."""
     head, rest = obs[:, :HEAD], obs[:, HEAD:]
-    path = rest[:, : PER_PATH * num_paths].reshape(len(obs), num_paths, PER_PATH)
-    link = rest[:, PER_PATH * num_paths :].reshape(len(obs), -1, PER_LINK)
+    path = rest[:, : PER_PATH * num_paths].reshape(len(obs), PER_PATH, num_paths)
+    link = rest[:, PER_PATH * num_paths :].reshape(len(obs), PER_LINK, -1)
     return Reading(
         waiting=head[..., 0] > 0.5,
         size_kbit=10 * jnp.exp(head[..., 1] * math.log(1e5)),
@@ -782,13 +782,13 @@ def decode(obs: Float[Array, "nodes n"], num_paths: int) -> Reading:
         failed=head[..., 6] > 0.5,
         links_up=head[..., 7],
         target=jnp.round(head[..., 8] * len(obs)).astype(jnp.int32) - 1,
-        hops=jnp.round(8 * path[..., 0]),
-        least_fill=path[..., 1],
-        demand_share=path[..., 2],
-        scarcity=8 * path[..., 3],
-        path_age_s=60 * path[..., 4],
-        fill=link[..., 0],
-        age_s=60 * link[..., 1],
+        hops=jnp.round(8 * path[:, 0]),
+        least_fill=path[:, 1],
+        demand_share=path[:, 2],
+        scarcity=8 * path[:, 3],
+        path_age_s=60 * path[:, 4],
+        fill=link[:, 0],
+        age_s=60 * link[:, 1],
     )
 
 
