@@ -200,7 +200,13 @@ def _info(arguments: argparse.Namespace) -> None:
     for field in dataclasses.fields(params):
         low, high = field.metadata.get("low", -math.inf), field.metadata.get("high", math.inf)
         value = np.asarray(getattr(params, field.name))
-        shown = f"{value:g}" if value.ndim == 0 else "[" + ", ".join(f"{x:g}" for x in value.ravel()) + "]"
+        if value.ndim == 0:
+            shown = f"{value:g}"
+        elif value.size <= 12:
+            shown = "[" + ", ".join(f"{x:g}" for x in value.ravel()) + "]"
+        else:
+            low_high = sorted({f"{value.min():g}", f"{value.max():g}"}, key=float)
+            shown = f"{value.size} values, {' ... '.join(low_high)}"
         meta = field.metadata
         rows.append([field.name, shown, meta.get("unit", ""), f"{low:g} ... {high:g}", meta.get("doc", "")])
     print(_table(["name", "default", "unit", "range", "meaning"], rows))

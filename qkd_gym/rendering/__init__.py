@@ -17,6 +17,7 @@ from qkd_gym.envs.centralised import Centralised
 RENDERERS: dict[str, str] = {
     "PolarizationAlignment": "qkd_gym.rendering.polarization:Renderer",
     "DecoyBlock": "qkd_gym.rendering.decoy_block:Renderer",
+    "KeyRouting": "qkd_gym.rendering.key_routing:Renderer",
 }
 
 
