@@ -32,6 +32,7 @@ from qkd_gym.physics.information import as_float, binary_entropy
 LEVELS = (0.97, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.05, 0.02, 0.01)
 #: Below the Shannon limit no code works: there the failure rate reads this.
 HOPELESS = 0.9999
+_TABLE = importlib.resources.files("qkd_gym") / "data" / "ldpc_fer.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +62,14 @@ class Curve:
     def log_odds(self) -> np.ndarray:
         """Of failure, estimated and made to fall with the efficiency."""
         errors, frames = self.errors.astype(float), self.frames.astype(float)
-        share = _falling(errors / frames, frames)
-        estimate = (share * frames + 0.5) / (frames + 1)
-        return _falling(np.log(estimate) - np.log1p(-estimate), frames)
+        share, pooled = _falling(errors / frames, frames)
+        estimate = (share * pooled + 0.5) / (pooled + 1)
+        return _falling(np.log(estimate) - np.log1p(-estimate), frames)[0]
 
     @functools.cached_property
     def iterations(self) -> np.ndarray:
         """Mean iterations, made to fall with the efficiency."""
-        return _falling(self.mean_iterations, self.frames.astype(float))
+        return _falling(self.mean_iterations, self.frames.astype(float))[0]
 
     def efficiency_at(self, frame_error_rate: float) -> float:
         """Efficiency at which so many frames fail; held at the ends of what was measured."""
@@ -76,11 +77,21 @@ class Curve:
         return float(np.interp(-level, -self.log_odds, self.efficiency))
 
 
+def available() -> bool:
+    """Whether the table is there: a source tree in which nothing has been measured has none."""
+    return _TABLE.is_file()
+
+
 @functools.cache
 def curves() -> tuple[Curve, ...]:
-    """Every measured curve, punctured and shortened ones among them."""
-    text = importlib.resources.files("qkd_gym").joinpath("data/ldpc_fer.json").read_text()
-    record = json.loads(text)
+    """Every measured curve, punctured and shortened ones among them.
+
+    Raises:
+        FileNotFoundError: if nothing has been measured.
+    """
+    if not available():
+        raise FileNotFoundError(f"{_TABLE} is missing; measure it: python -m benchmarks.ldpc, then again with --table")
+    record = json.loads(_TABLE.read_text())
     found = []
     for block in record["blocks"]:
         for setting in block["settings"]:
@@ -157,8 +168,8 @@ def _knots(block: int) -> tuple[np.ndarray, np.ndarray]:
     for curve in chosen(block):
         f, z = curve.efficiency, curve.log_odds
         at = np.interp(-levels, -z, f)
-        easy = f[f >= at[-1]][-3:]  # beyond the waterfall, up to three measured points
-        places = np.concatenate([at, np.pad(easy, (3 - len(easy), 0), "edge")])
+        beyond = f[f >= at[-1]]  # of the points past the waterfall the first and the last three
+        places = np.concatenate([at, beyond[:1], np.pad(beyond, (2, 0), "edge")[-3:]])
         rows = [places, np.interp(places, f, z), np.interp(places, f, curve.iterations)]
         end = [1.0, np.log(HOPELESS) - np.log1p(-HOPELESS), max(rows[2][0], curve.iterations[0])]
         rates.append(curve.rate)
@@ -197,12 +208,19 @@ def _check(name: str, value: ArrayLike, low: float, high: float, unit: str) -> N
         raise ValueError(f"{name} must be within [{low:g}, {high:g}] ({unit}), got {values}")
 
 
-def _falling(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The nearest non-increasing sequence in weighted least squares (pool adjacent violators)."""
-    pools: list[list[float]] = []
+def _falling(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest non-increasing sequence in weighted least squares, and the weight each value now rests on.
+
+    Pool adjacent violators, equal neighbours too.
+    """
+    pools: list[tuple[float, float, int]] = []
     for value, weight in zip(values, weights, strict=True):
-        pools.append([float(value), float(weight), 1])
-        while len(pools) > 1 and pools[-2][0] < pools[-1][0]:
-            v, w, n = pools.pop()
-            pools[-1] = [(pools[-1][0] * pools[-1][1] + v * w) / (pools[-1][1] + w), pools[-1][1] + w, pools[-1][2] + n]
-    return np.concatenate([np.full(int(n), v) for v, _, n in pools])
+        pools.append((float(value), float(weight), 1))
+        while len(pools) > 1 and pools[-2][0] <= pools[-1][0]:
+            (v, w, n), (value_before, weight_before, count) = pools.pop(), pools.pop()
+            total = w + weight_before
+            pools.append(((v * w + value_before * weight_before) / total, total, n + count))
+    return (
+        np.concatenate([np.full(n, v) for v, _, n in pools]),
+        np.concatenate([np.full(n, w) for _, w, n in pools]),
+    )
