@@ -16,7 +16,13 @@ TASKS: dict[str, str] = {
 
 
 def task_class(env_id: str) -> type[Environment]:
-    """The class behind an id. The namespace `qkd/` and the version may be left out. Unknown ids list what there is."""
+    """The class behind an id. The namespace `qkd/` and the version may be left out. Unknown ids list what there is.
+
+    A class that is not registered, a task of one's own, goes by its place: ``"my_package.tasks:MyTask"``.
+    """
+    if ":" in env_id:
+        module, _, name = env_id.partition(":")
+        return getattr(importlib.import_module(module), name)
     full = env_id if env_id.startswith("qkd/") else f"qkd/{env_id}"
     full = {known.rpartition("-v")[0]: known for known in TASKS}.get(full, full)
     if full not in TASKS:

@@ -210,7 +210,8 @@ def fraction_in_gate(jitter_fwhm_ps: ArrayLike, gate_ps: ArrayLike, offset_ps: A
     """Share of Gaussian arrival times inside a gate whose centre is off by `offset_ps`."""
     fwhm, gate, offset = as_float(jitter_fwhm_ps, gate_ps, offset_ps)
     scale = jnp.maximum(math.sqrt(2) / FWHM_PER_SIGMA * fwhm, jnp.finfo(fwhm.dtype).tiny)  # no jitter: a sharp edge
-    return (erf((gate / 2 - offset) / scale) + erf((gate / 2 + offset) / scale)) / 2
+    share = (erf((gate / 2 - offset) / scale) + erf((gate / 2 + offset) / scale)) / 2
+    return jnp.maximum(share, 0)  # far out the two cancel to the rounding of erf
 
 
 def fraction_outside_gate(

@@ -86,8 +86,7 @@ def test_every_module_is_named_after_its_task(monkeypatch):
     for found in pkgutil.iter_modules(qkd_gym.pettingzoo.__path__):
         module = importlib.import_module(f"qkd_gym.pettingzoo.{found.name}")
         module.parallel_env()
-        name, _, version = seen[-1].removeprefix("qkd/").rpartition("-v")
-        assert found.name == module_name(types.SimpleNamespace(name=name, version=int(version)))
+        assert found.name == module_name(registration.task_class(seen[-1]))
         assert module.raw_env is module.env
 
 
