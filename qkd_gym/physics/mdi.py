@@ -16,6 +16,7 @@ length within 3e-6 of the key-basis counts.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -247,18 +248,23 @@ def decoy_bounds(
         settings.weak_intensity, settings.decoy_intensity, *gains, *error_gains
     )
     x, y = jnp.broadcast_arrays(x, y)
-    ordered = (x > 0) & (y > x)
+    info = jnp.finfo(x.dtype)
+    # a weak decoy whose weights leave the float's range tells of nothing
+    ordered = (x > 0) & (y > x) & (x * x * (y - x) > math.sqrt(float(info.tiny)))
     x, y = jnp.where(ordered, x, 1), jnp.where(ordered, y, 2)
     # S(a) = e^2a Q_aa - e^a (Q_ao + Q_oa) + Q_oo is the sum over n, m >= 1 of a^(n+m) Y_nm / (n! m!). In
     # y^3 S(x) - x^3 S(y) the order x^3 cancels and every higher one is negative: over x^2 y^2 (y - x), it bounds Y_11.
     one_x, one_y = jnp.exp(x), jnp.exp(y)
-    of_x, of_y = y / (x * x * (y - x)), x / (y * y * (y - x))
+    of_x, of_y = ratio(y, x * x * (y - x)), ratio(x, y * y * (y - x))
     mixed_x, mixed_y = one_x * of_x, one_y * of_y
     zero = jnp.zeros_like(x)
     raising = jnp.stack([one_x * mixed_x, zero, zero, of_x - of_y, zero, mixed_y, mixed_y], axis=-1)
     lowering = jnp.stack([zero, mixed_x, mixed_x, zero, one_y * mixed_y, zero, zero], axis=-1)
-    y11 = jnp.where(ordered, jnp.clip(jnp.sum(_times(raising, low) - _times(lowering, high), axis=-1), 0, 1), 0)
-    inverse = 1 / (x * x)
+    up, down = _times(raising, low), _times(lowering, high)
+    # less what rounding may add: with the weakest decoys the difference is all rounding
+    rounding = 2 * float(info.eps) * jnp.sum(up + down, axis=-1)
+    y11 = jnp.where(ordered, jnp.clip(jnp.sum(up - down, axis=-1) - rounding, 0, 1), 0)
+    inverse = ratio(1, x * x)
     raising = jnp.stack([one_x * one_x * inverse, zero, zero, inverse, zero, zero, zero], axis=-1)
     lowering = jnp.stack([zero, one_x * inverse, one_x * inverse, zero, zero, zero, zero], axis=-1)
     wrong = jnp.sum(_times(raising, errors_high) - _times(lowering, errors_low), axis=-1)

@@ -26,6 +26,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from qkd_gym import struct
@@ -479,7 +480,9 @@ _ALL = (
         "bb84-one-decoy",
         "decoy BB84, one decoy, finite block",
         "Rusca, Boaron, Gruenenfelder, Martin, Zbinden, Appl. Phys. Lett. 112, 171104 (2018)",
-        functools.partial(finite_key.BlockSettings, intensities=(0.5, 0.15), probabilities=(0.7, 0.3)),
+        functools.partial(
+            finite_key.BlockSettings, intensities=np.array([0.5, 0.15]), probabilities=np.array([0.7, 0.3])
+        ),
         finite_key.one_decoy_key,
     ),
     Protocol(

@@ -168,7 +168,7 @@ def key_rate(settings: SnsSettings, link: SnsLink, method: str = "plain") -> Flo
     gains = observe(settings, link)
     s1, e1 = single_photons(link)
     single = 2 * eps * (1 - eps) * mu * jnp.exp(-mu) * s1
-    return single * (1 - binary_entropy(e1)) - f * gains.gain * binary_entropy(jnp.clip(gains.qber, 0, 1))
+    return single * (1 - binary_entropy(e1)) - f * _entropy_per_window(eps, gains)
 
 
 def optimal_rate(
@@ -340,8 +340,7 @@ def decoy_key_rate(settings: SnsBlockSettings, link: SnsLink) -> Float[Array, ".
     s1, e1 = decoy_bounds(settings, rates, rates)
     gains = observe(_settings(mu, eps), link)
     single = 2 * eps * (1 - eps) * mu * jnp.exp(-mu) * s1
-    leak = f * gains.gain * binary_entropy(jnp.clip(gains.qber, 0, 1))
-    return p_z * p_z * (single * (1 - binary_entropy(e1)) - leak)
+    return p_z * p_z * (single * (1 - binary_entropy(e1)) - f * _entropy_per_window(eps, gains))
 
 
 def finite_key(
@@ -411,6 +410,12 @@ def finite_key_rate(
     key = finite_key(counts, settings, pulses, link.error_correction_efficiency, security)
     (total,) = as_float(pulses)
     return ratio(key.raw_bits, total)
+
+
+def _entropy_per_window(eps: Array, gains: SnsGains) -> Array:
+    """S_Z h(E_Z), by the rarer of right and wrong bits: of an error rate near 1 single precision leaves no entropy."""
+    right = 2 * eps * (1 - eps) * gains.clicks.one
+    return gains.gain * binary_entropy(jnp.clip(ratio(jnp.minimum(right, gains.error_gain), gains.gain), 0, 0.5))
 
 
 def _settings(mu: ArrayLike, eps: ArrayLike) -> SnsSettings:

@@ -51,11 +51,11 @@ def bessel_excess(quarter_square: ArrayLike) -> Float[Array, "..."]:
 def rate_bounds(count: ArrayLike, pulses: ArrayLike, log_term: ArrayLike) -> tuple[Array, Array]:
     """Chernoff bounds (lower, upper) on the probability behind `count` events in `pulses`; `log_term` = ln(1/eps).
 
-    (0, 1) where nothing was sent.
+    (0, 1) where nothing was sent; no more than 1, whatever the count.
     """
     n, sent, b = as_float(count, pulses, log_term)
     low, high = expectation_bounds(n, b)
-    return ratio(low, sent), jnp.minimum(ratio(high, sent, otherwise=1.0), 1)
+    return jnp.minimum(ratio(low, sent), 1), jnp.minimum(ratio(high, sent, otherwise=1.0), 1)
 
 
 def certain_count(expected: ArrayLike, log_term: ArrayLike) -> Float[Array, "..."]:
