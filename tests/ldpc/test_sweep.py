@@ -85,7 +85,6 @@ def test_unknown_code_is_refused() -> None:
         codes.mother(512, 0.5)
 
 
-@pytest.mark.skipif(not ldpc.available(), reason="no table yet: python -m benchmarks.ldpc, then --table")
 def test_a_point_run_again_agrees_with_the_table() -> None:
     curve = next(
         c for c in ldpc.curves() if (c.block, c.mother_rate, c.punctured, c.shortened) == (MOTHER.block, 0.5, 0, 0)

@@ -9,9 +9,6 @@ import pytest
 
 from qkd_gym.physics import ldpc, reconciliation
 
-if not ldpc.available():
-    pytest.skip("no table yet: python -m benchmarks.ldpc, then --table", allow_module_level=True)
-
 BLOCKS = ldpc.blocks()
 
 
