@@ -1,7 +1,7 @@
 """Write the validation report: reference tables, properties, photon-by-photon counts, experiments, speed, precision.
 
     python -m benchmarks.validation                    writes docs/validation.md and docs/validation/*.png
-    python -m benchmarks.validation --quick --out /tmp/report
+    python -m benchmarks.validation --quick --out report
 
 Everything in the report is computed by the run that writes it. Photons are drawn from `--seed`; the choice of seed is
 not looked for. Exit status: 0 all is as it should be, 1 a table or a property fails, or more counts are outside their
