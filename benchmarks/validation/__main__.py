@@ -5,7 +5,7 @@
 
 Everything in the report is computed by the run that writes it. Photons are drawn from `--seed`; the choice of seed is
 not looked for. Exit status: 0 all is as it should be, 1 a table or a property fails, or more counts are outside their
-99 % interval than chance allows at 1e-3.
+99 % interval than chance allows at 1e-3, or one is outside twice, or the search finds something.
 """
 
 from __future__ import annotations
@@ -28,16 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of validation.md (default: docs)")
     parser.add_argument("--seed", type=int, default=0, help="of the photons (default: 0)")
-    parser.add_argument("--quick", action="store_true", help="a hundredth of the photons, no speeds: a trial run")
+    parser.add_argument("--quick", action="store_true", help="a hundredth of the photons, no speeds, no search")
     args = parser.parse_args(argv)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
     import jax
-    import numpy as np
     from rich.console import Console
     from rich.progress import Progress
 
-    from benchmarks.validation import agreement, experiments, pictures, precision, properties
+    from benchmarks.validation import agreement, experiments, fuzz, pictures, precision, properties
     from benchmarks.validation import report as pages
     from benchmarks.validation.table import read
 
@@ -61,10 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         crossings = properties.beyond_plob()
         step("properties")
         share = 0.01 if args.quick else 1.0
-        counted: list[tuple[str, agreement.Comparison]] = []
-        for point, seed in zip(points, np.random.SeedSequence(args.seed).spawn(len(points)), strict=True):
-            counted += [(point.group, c) for c in point.compare(seed, share)]
-            step(f"photons: {point.name}")
+        counted = agreement.compare_all(points, args.seed, share, lambda point: step(f"photons: {point.name}"))
         for group in ("decoy", "twin field"):
             name = f"photons_{group.replace(' ', '_')}.png"
             pictures.agreement([c for g, c in counted if g == group], folder / name)
@@ -80,15 +76,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         losses = [*precision.block_losses(), *precision.rate_losses(256 if args.quick else 4096)]
         single = precision.table_losses()
         step("speed")
-    speed = None if args.quick else precision.speeds(rounds=5)
+        speed = None if args.quick else precision.speeds(rounds=5)
+        searched = []
+        for target in [] if args.quick else fuzz.targets():
+            progress.update(bar, description=f"search: {target.protocol}, {target.route}, {target.what}")
+            searched += [fuzz.search(target, fuzz.CASES, kind) for kind in fuzz.PRECISIONS]
     text = pages.page(
         golden=golden, properties=found, crossings=crossings, counted=counted, anchors=anchors, losses=losses,
-        table_losses=single, speed=speed, seed=args.seed, quick=args.quick, date=datetime.date.today().isoformat(),
+        table_losses=single, speed=speed, searched=searched, seed=args.seed, quick=args.quick,
+        date=datetime.date.today().isoformat(),
     )  # fmt: skip
     path = args.out / "validation.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    faults = pages.faults(golden, found, [c for _, c in counted])
+    faults = pages.faults(golden, found, [c for _, c in counted], searched)
     console.print(f"written: {path}")
     for fault in faults:
         console.print(f"[red]{fault}")

@@ -36,6 +36,8 @@ import numpy as np
 
 PRECISIONS = ("float64", "float32")
 CHUNK = 2000
+#: Cases of each target and precision, unless told.
+CASES = 10_000
 #: Room for rounding when a rate is held against its bound.
 SLACK = {"float64": 1e-9, "float32": 1e-5}
 
@@ -457,7 +459,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="protocols: " + ", ".join(PROTOCOLS),
     )
-    parser.add_argument("--cases", type=int, default=10_000, help="of each target and precision (default: 10000)")
+    parser.add_argument("--cases", type=int, default=CASES, help="of each target and precision (default: 10000)")
     parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, metavar="NAME", help="only these (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)

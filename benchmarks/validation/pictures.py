@@ -64,11 +64,13 @@ def agreement(comparisons: Sequence[Comparison], path: Path) -> None:
                 c.counted.rate / c.ours, y, "o" if c.inside else "X", color=colour, markersize=4 + 3 * (not c.inside)
             )
         axis.axvline(1, color=BLACK, linewidth=0.9)
-        axis.set_yticks(range(len(group)), [f"{c.point}: {c.quantity}" for c in group], fontsize=8)
+        axis.set_yticks(
+            range(len(group)), [f"{c.point}: {c.quantity}{', again' if c.again else ''}" for c in group], fontsize=8
+        )
         axis.set_ylim(len(group) - 0.4, -0.6)
         axis.set_xlabel("counted / closed form, 99 % interval")
-    axes[0].set_title("thousands of events", fontsize=10)
-    axes[1].set_title("rare events", fontsize=10)
+    axes[0].set_title("narrow intervals", fontsize=10)
+    axes[1].set_title("wide intervals: rare events", fontsize=10)
     _finish(figure, path)
 
 
@@ -97,8 +99,8 @@ def bb84(path: Path) -> None:
     left.plot([], [], "v", color=GREY, label="published reach (no decoys: about 30 km)")
     left.set(xlabel="fibre of 0.21 dB/km, km", ylabel="key, bit per pulse", ylim=(1e-8, 1e-2))
     left.set_title("Gobby, Yuan, Shields 2004, as in Ma et al. 2005", fontsize=10)
-    left.legend(fontsize=8.5, frameon=False, loc="lower left", bbox_to_anchor=(0.0, 0.08))
-    lengths = np.arange(0.0, 176.0, 5.0)
+    left.legend(fontsize=8.5, frameon=False, loc="upper right", bbox_to_anchor=(0.92, 1.0))
+    lengths = np.concatenate([np.arange(0.0, 110.0, 10.0), np.arange(110.0, 187.0, 2.0)])
     for s, colour in zip((4, 5, 6, 7, 9), (GREEN, SKY, PURPLE, ORANGE, BLUE), strict=True):
         rate = experiments.lim_optimum(jnp.asarray(lengths), 10.0**s)
         right.semilogy(lengths, _positive(rate), "-", color=colour, label=f"1e{s} clicks")

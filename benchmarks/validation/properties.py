@@ -177,16 +177,19 @@ def _blocks() -> list[Property]:
         blocks = 10.0 ** np.arange(8, 18)
         rate = np.asarray(jax.jit(protocol.finite_key_rate)(settings, hardware, blocks))
         endless = float(_rates(protocol.name)(settings, hardware))
-        if protocol.name.startswith("gg02"):
+        gaussian = protocol.name.startswith("gg02")
+        if gaussian:
             endless *= float(settings.key_fraction)
         growing = bool(np.all(np.diff(np.maximum(rate, 0)) >= 0))
         share = rate[-1] / endless
         found.append(
             Property(
-                f"{protocol.name}: rate of 1e17 uses / endless, growing with the block",
+                f"{protocol.name}: rate of 1e17 uses / endless (the key's share of it), growing with the block"
+                if gaussian
+                else f"{protocol.name}: rate of 1e17 uses / endless, growing with the block",
                 f"{share:.6f}, {'growing' if growing else 'NOT growing'}",
                 "0.999 to 1, growing",
-                growing and 0.999 <= share <= 1,
+                growing and bool(0.999 <= share <= 1),
             )
         )
     return found

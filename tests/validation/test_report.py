@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.validation import __main__ as command
-from benchmarks.validation import experiments, pictures, precision, properties, report
-from benchmarks.validation.agreement import Comparison
+from benchmarks.validation import experiments, fuzz, pictures, precision, properties, report
+from benchmarks.validation.agreement import Comparison, Point, compare_all
 from benchmarks.validation.monte_carlo import Count
 from benchmarks.validation.table import read
 from tests.physics.conftest import precision as in_precision
@@ -54,9 +54,27 @@ def test_what_fails_is_said():
     bad_table = dataclasses.replace(table, passed=False)
     bad_property = dataclasses.replace(GOOD, holds=False)
     outside = Comparison("point", "gain", 0.5, Count(1, 1000))
-    assert report.faults([table], [GOOD], [outside]) == []
-    found = report.faults([bad_table], [bad_property], [outside] * 5)
-    assert len(found) == 3 and "deadtime" in found[0] and "one is one" in found[1] and "5 of 5" in found[2]
+    assert report.faults([table], [GOOD], [outside], []) == []
+    again = dataclasses.replace(outside, again=True)
+    target = next(fuzz.targets())
+    finding = fuzz.Finding(target, "float32", 10, 0.1, 0.5, 0, {"rate not finite": 3}, [])
+    found = report.faults([bad_table], [bad_property], [outside] * 5 + [again], [finding])
+    assert len(found) == 5 and "deadtime" in found[0] and "one is one" in found[1] and "5 of 5" in found[2]
+    assert "twice" in found[3] and "rate not finite in 3 cases" in found[4]
+    assert "rate not finite: 3" in report._search([finding])
+
+
+def test_what_lies_outside_is_drawn_again():
+    """Of two made-up points one is right and one is wrong: the wrong one is outside twice."""
+
+    def draw(ours):
+        return lambda rng, n: [("heads", ours, Count(int(rng.binomial(n, 0.5)), n))]
+
+    right, wrong = (Point("coins", name, 10_000, draw(p)) for name, p in (("right", 0.5), ("wrong", 0.6)))
+    found = [c for _, c in compare_all([right, wrong], seed=0)]
+    assert [(c.point, c.again) for c in found] == [("right", False), ("wrong", False), ("wrong", True)]
+    assert [c.inside for c in found] == [True, False, False]
+    assert found[1].counted != found[2].counted
 
 
 def test_anchors_that_cost_little_come_out():
