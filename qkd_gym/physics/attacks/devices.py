@@ -138,6 +138,8 @@ def _brighter(honest: Telemetry, excess: Array) -> tuple[Telemetry, Eve]:
         raise ValueError("brighter pulses are weighed by the decoy analysis: Telemetry needs two intensities or more")
     light = light_of(honest)
     extra = -(1 - light) * jnp.expm1(over_gains(excess) * jnp.log1p(-light))
+    # Background adds to light in this first-order model of a gain; under blinding light the sum would pass 1.
+    extra = jnp.minimum(extra, 1 - honest.gain)
     # A detector of two sees half the light; its clicks, squared, are the double clicks.
     double = honest.double_click_prob
     one = jnp.where(double > 0, jnp.sqrt(jnp.where(double > 0, double, 1)), 0)
@@ -312,13 +314,13 @@ class TimeShift:
         late, early = x * s * (a + r * (1 - a)), x * (1 - s) * (a * r + (1 - a))
         lost = x * (1 - r) * (s * (1 - a) + (1 - s) * a)
         kept = 1 - lost
-        light = light_of(honest)
+        background = over_gains(honest.vacuum_yield)
         move = ratio(late - early, kept) * self.shift_ps
         spread = ratio(late + early, kept) * self.shift_ps * self.shift_ps - move * move
         attacked = struct.replace(
             honest,
-            gain=honest.gain - over_gains(lost) * light,
-            error_gain=honest.error_gain - over_gains(lost) * light * light_error_of(honest),
+            gain=mixed(honest.gain, background, over_gains(lost)),
+            error_gain=mixed(honest.error_gain, background / 2, over_gains(lost)),
             detector_share=a + ratio(a * lost - x * (1 - s) * a * (1 - r), kept),
             timing_mean_ps=honest.timing_mean_ps + move,
             timing_width_ps=wider(honest.timing_width_ps, spread),

@@ -22,6 +22,8 @@ from qkd_gym.physics.information import as_float
 FULL_INTERCEPT_NOISE = 2.0
 #: Least squared slope of a saturated receiver that estimates divide by.
 _MIN_SLOPE_SQUARED = 1e-12
+#: What a clipped variance may be off by, in roundings of the variance before.
+_ROUNDINGS = 64
 
 
 @struct.dataclass
@@ -155,6 +157,8 @@ class Saturation:
         own, other = (1 - x) * gap, x * gap
         change = (cut.variance - v) + (1 - x) * gap * gap
         after = v + x * change
+        # a variance of a few roundings has no fourth moment to speak of
+        resolved = jnp.where(after > _ROUNDINGS * jnp.finfo(after.dtype).eps * noisy, after, 0)
         fourth = (
             cut.fourth
             + 4 * cut.third * own
@@ -166,12 +170,12 @@ class Saturation:
         slope = mixed(jnp.ones_like(x), cut.linear_gain, x)
         slope2 = jnp.maximum(slope * slope, _MIN_SLOPE_SQUARED)
         signal = honest.modulation_variance + honest.excess_noise
-        noise = honest.excess_noise + signal * (1 / slope2 - 1) + ratio(x * change, scale * slope2)
+        noise = honest.excess_noise + signal * (1 / slope2 - 1) + ratio(x * change, scale) / slope2
         attacked = struct.replace(
             honest,
             quadrature_mean=mean + x * gap,
             quadrature_variance=jnp.maximum(after, 0),
-            quadrature_kurtosis=kurtosis + ratio(x * fourth, after * after),
+            quadrature_kurtosis=jnp.maximum(kurtosis + ratio(ratio(x * fourth, resolved), resolved), 1),
             channel_transmittance=honest.channel_transmittance * slope2,
             excess_noise=noise,
         )

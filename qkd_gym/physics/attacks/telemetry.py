@@ -69,7 +69,7 @@ class Telemetry:
     )
     quadrature_mean: Any = struct.field(default=0.0, unit="sqrt(SNU)", doc="in calibrated units")
     quadrature_variance: Any = struct.field(default=1.0, unit="SNU", low=0.0, doc="in calibrated units")
-    quadrature_kurtosis: Any = struct.field(default=3.0, low=0.0, doc="fourth central moment over variance squared")
+    quadrature_kurtosis: Any = struct.field(default=3.0, low=1.0, doc="fourth central moment over variance squared")
     channel_transmittance: Any = struct.field(default=0.0, low=0.0, high=10.0, doc="T as estimated")
     excess_noise: Any = struct.field(default=0.0, unit="SNU", doc="xi at the channel's input, as estimated")
 
