@@ -1,12 +1,20 @@
-"""Settings of every test: CPU, two devices, strict promotion of dtypes and ranks."""
+"""Settings of every test: CPU, two devices, strict promotion of dtypes and ranks, the same examples every time.
+
+`pytest --hypothesis-profile searching` draws new examples instead: for a search, not for a verdict on a change.
+"""
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 
+import hypothesis
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if os.environ.get("QKD_GYM_TEST_X64"):
     jax.config.update("jax_enable_x64", True)
+
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.register_profile("searching", print_blob=True)
+hypothesis.settings.load_profile("repeatable")
