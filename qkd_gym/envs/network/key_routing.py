@@ -15,10 +15,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from qkd_gym import struct
 from qkd_gym.envs.core import Environment, EnvParams, EnvState
+from qkd_gym.envs.network.links import pulses_of, secret_bits, transmittance
 from qkd_gym.envs.network.routes import Routes, fluid_limit, routes_of
 from qkd_gym.physics.decoy_settings import near_optimal_settings
-from qkd_gym.physics.finite_key import Distillation, expected_counts, lim_channel, two_decoy_key
-from qkd_gym.physics.information import NEPER_PER_DB
 from qkd_gym.physics.numerics import stored
 from qkd_gym.physics.sampling import bits_to_uniform, random_bits
 from qkd_gym.topologies import Topology, TopologyError
@@ -721,18 +720,13 @@ def block_key(params: KeyRoutingParams) -> tuple[Float[Array, " links"], Float[A
     """Secret bits of a block of `block_clicks` on each link, and the seconds that it takes."""
     f = jnp.float32
     loss = jnp.asarray(params.length_km, f) * params.loss_db_per_km + jnp.asarray(params.extra_loss_db, f)
-    eta = params.receiver_efficiency * jnp.exp(-NEPER_PER_DB * loss)
+    eta = transmittance(params, loss)
     # 0.3 clicks in the key basis per pulse and transmittance: the settings hardly depend on it
     settings = near_optimal_settings(params.block_clicks / (0.3 * eta), eta)
-    mu1, mu2, p1, p2, q = (settings[..., i] for i in range(5))
-    mu = jnp.stack([mu1, mu2, jnp.full_like(mu1, params.vacuum_intensity)], axis=-1)
-    p = jnp.stack([p1, p2, 1 - p1 - p2], axis=-1)
-    error = jnp.broadcast_to(jnp.asarray(params.misalignment_error, f), eta.shape)
-    clicks = lim_channel(mu, eta, params.dark_count_prob_per_gate, params.afterpulse_prob, error)
-    pulses = params.block_clicks / (q * q * jnp.sum(p * clicks.click, axis=-1))
-    counts = expected_counts(pulses, q, p, clicks, clicks)
-    rules = Distillation(params.error_correction_efficiency, params.eps_sec, params.eps_cor)
-    return two_decoy_key(counts, mu, p, rules).secret_bits, pulses / params.clock_hz
+    sent = pulses_of(params, settings, eta, params.misalignment_error)
+    q = sent.key_basis
+    pulses = params.block_clicks / (q * q * jnp.sum(sent.probabilities * sent.clicks.click, axis=-1))
+    return secret_bits(params, sent, pulses), pulses / params.clock_hz
 
 
 def mean_value_per_epoch(params: KeyRoutingParams) -> Array:
