@@ -177,14 +177,14 @@ def two_sender_anchors() -> list[Anchor]:
 
     found.append(
         Anchor(
-            "CAL19 passes PLOB, 2 % phase and 2 % polarisation error", "Curty, Azuma, Lo 2019, quoted from a figure",
-            35.0, last(below, 20.0, 50.0, 10), "dB", "the two exact forms agree; the figure was read by eye",
+            "CAL19 passes PLOB, 2 % phase and 2 % polarisation error", "Curty, Azuma, Lo 2019, a figure, from memory",
+            35.0, last(below, 20.0, 50.0, 10), "dB", "open",
         )
     )  # fmt: skip
     crossing = last(lambda km: bool(best_sns(sns_link(km, 0.15))[2] < plob_bound_from_loss(0.2 * km)), 200.0, 400.0, 12)
     found.append(
-        Anchor("SNS at e_d = 15 % passes PLOB of the fibre", "Wang, Yu, Hu 2018, class of", 303.0, crossing, "km",
-               "the reference is an independent evaluation of the same form, not a publication")
+        Anchor("SNS at e_d = 15 % passes PLOB of the fibre", "an independent evaluation", 303.0, crossing, "km",
+               "not a publication: the same form, evaluated apart from this code")
     )  # fmt: skip
     best_mp = jax.jit(mode_pairing.optimal_rate)
 

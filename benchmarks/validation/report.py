@@ -106,8 +106,7 @@ def page(
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     rule = ["---:" if i in right else "---" for i in range(len(columns))]
-    lines = [f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows)]
-    return "\n".join(line.replace("|±α⟩", "\\|±α⟩") for line in lines)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows))
 
 
 def _escape(text: str) -> str:
@@ -201,10 +200,16 @@ light that arrives. Neither shows in these counts.
 
 def _experiments(anchors: Sequence[Anchor]) -> str:
     rows = [
-        [_escape(a.what), a.source, f"{_number(a.published)} {a.unit}", f"{_number(a.ours, 4)} {a.unit}",
-         f"{a.ratio:.2f}", a.remark]
+        [
+            _escape(a.what),
+            a.source,
+            f"{_number(a.published, 5 if a.published >= 1 else 3)} {a.unit}",
+            f"{_number(a.ours, 5 if a.ours >= 100 else 3)} {a.unit}",
+            f"{a.ratio:.2f}",
+            a.remark,
+        ]
         for a in anchors
-    ]  # fmt: skip
+    ]
     return f"""## Published figures and experiments
 
 {_table(("what", "published by", "published", "here", "here / published", "remark"), rows, (2, 3, 4))}
