@@ -14,14 +14,22 @@ from qkd_gym.physics.information import NEPER_PER_DB
 class LinkConstants(Protocol):
     """What the parameters of a task say of its transmitters, receivers and distillation; see `KeyRoutingParams`."""
 
-    clock_hz: Any
-    receiver_efficiency: Any
-    dark_count_prob_per_gate: Any
-    afterpulse_prob: Any
-    vacuum_intensity: Any
-    error_correction_efficiency: Any
-    eps_sec: Any
-    eps_cor: Any
+    @property
+    def clock_hz(self) -> Any: ...
+    @property
+    def receiver_efficiency(self) -> Any: ...
+    @property
+    def dark_count_prob_per_gate(self) -> Any: ...
+    @property
+    def afterpulse_prob(self) -> Any: ...
+    @property
+    def vacuum_intensity(self) -> Any: ...
+    @property
+    def error_correction_efficiency(self) -> Any: ...
+    @property
+    def eps_sec(self) -> Any: ...
+    @property
+    def eps_cor(self) -> Any: ...
 
 
 class Pulses(NamedTuple):
