@@ -21,7 +21,7 @@ from benchmarks.ldpc import codes, sweep, table
 from benchmarks.ldpc.codes import Setting
 
 
-def _again(name: str, frames: int) -> None:
+def _again(name: str, frames: int | None) -> None:
     match = re.fullmatch(r"(\d+)/([\d.]+)/p(\d+)/s(\d+)/f([\d.]+)", name)
     if not match:
         raise SystemExit(
@@ -29,7 +29,7 @@ def _again(name: str, frames: int) -> None:
         )
     block, rate, punctured, shortened, efficiency = match.groups()
     setting = Setting(int(block), float(rate), int(punctured), int(shortened))
-    record = sweep.measure(setting, float(efficiency), frames)
+    record = sweep.measure(setting, float(efficiency), frames or sweep.MOST[setting.block])
     low, high = sweep.interval(record["errors"], record["frames"])
     print(f"{name}: QBER {record['qber']:.5f}, {record['errors']} of {record['frames']} frames failed")
     print(
@@ -45,7 +45,7 @@ def _run(blocks: list[int], mothers: bool, points: Path) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:
         overall = progress.add_task("settings", total=len(todo))
-        now = progress.add_task("", total=sweep.MOST)
+        now = progress.add_task("", total=max(sweep.MOST.values()))
         for setting in todo:
 
             def counts(efficiency: float, most: int, setting: Setting = setting) -> sweep.Record:
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--table", action="store_true", help="write the table of the package instead of measuring")
     parser.add_argument("--print", action="store_true", help="print the table's efficiencies instead of measuring")
     parser.add_argument("--again", metavar="POINT", help="run one point again and print its counts")
-    parser.add_argument("--frames", type=int, default=sweep.MOST, help="most frames of --again (default: %(default)s)")
+    parser.add_argument("--frames", type=int, help="most frames of --again (default: the sweep's)")
     chosen = parser.parse_args(arguments)
     if chosen.again:
         _again(chosen.again, chosen.frames)

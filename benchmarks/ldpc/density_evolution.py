@@ -25,14 +25,21 @@ from scipy.optimize import linprog
 
 DEGREES = Path(__file__).with_name("degrees.json")
 #: Average degrees of a variable that are tried for each rate; the best is kept.
-MEAN_DEGREES = {0.5: (4.0,), 0.6: (3.9,), 0.7: (4.6,), 0.75: (4.8,), 0.8: (5.2,), 0.85: (5.4,), 0.9: (5.8,)}
+MEAN_DEGREES = {
+    0.5: (4.0, 4.4, 4.8),
+    0.6: (4.2, 4.6, 5.0),
+    0.7: (4.6, 5.0, 5.4),
+    0.75: (4.8, 5.2, 5.6),
+    0.8: (5.2, 5.4, 5.6),
+    0.85: (5.4, 5.6, 5.8),
+    0.9: (5.8, 6.0, 6.2),
+}
 RATES = tuple(MEAN_DEGREES)
 #: Degrees a variable may have.
 DEGREES_ALLOWED = (2, 3, 4, 6, 8, 10, 12, 15)
 ITERATIONS = 100
-#: Degree-2 variables per check, at most. Above 1 they close cycles among themselves, words of low weight, which high
-#: rates must bear to come near the limit: their thresholds ask for up to 2.4.
-DEGREE_TWO_PER_CHECK = {0.5: 0.95, 0.6: 0.95, 0.7: 1.1, 0.75: 1.2, 0.8: 1.4, 0.85: 1.6, 0.9: 1.8}
+#: Degree-2 variables per check, at most. Above 1 they close cycles among themselves, which are words of low weight.
+DEGREE_TWO_PER_CHECK = 0.95
 #: Bhattacharyya parameter of the messages that counts as corrected.
 CONVERGED = 1e-4
 
@@ -172,7 +179,7 @@ def node_fractions(edges: Mapping[int, float]) -> dict[int, float]:
 
 
 def _start(rate: float, mean_degree: float) -> dict[int, float]:
-    two = 0.85 * DEGREE_TWO_PER_CHECK[rate] * (1 - rate)
+    two = 0.85 * DEGREE_TWO_PER_CHECK * (1 - rate)
     most = (mean_degree - 2 * two - 3 * (1 - two)) / (DEGREES_ALLOWED[-1] - 3)
     nodes = {2: two, 3: 1 - two - most, DEGREES_ALLOWED[-1]: most}
     return {d: d * nodes.get(d, 0.0) / mean_degree for d in DEGREES_ALLOWED}
@@ -193,7 +200,7 @@ def _improve(
     result = linprog(
         objective,
         A_ub=np.concatenate([by_degree, two[None]]),
-        b_ub=np.append(errors[1:] + 0.6 * gain, DEGREE_TWO_PER_CHECK[rate] * (1 - rate) / mean_degree),
+        b_ub=np.append(errors[1:] + 0.6 * gain, DEGREE_TWO_PER_CHECK * (1 - rate) / mean_degree),
         A_eq=equal,
         b_eq=[1.0, 1 / mean_degree],
         bounds=[(max(0.0, x - reach), min(1.0, x + reach)) for x in now],

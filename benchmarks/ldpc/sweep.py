@@ -24,7 +24,9 @@ POINTS = Path("runs/ldpc/points.jsonl")
 STEP = {codes.BLOCKS[0]: 0.02, codes.BLOCKS[1]: 0.01}
 #: Efficiencies far from the waterfall, measured for the iterations and for an error floor.
 EASY = (1.5, 2.0, 3.0)
-FEWEST, MOST, ENOUGH_ERRORS, EASY_FRAMES = 200, 1000, 50, 200
+FEWEST, ENOUGH_ERRORS, EASY_FRAMES = 200, 50, 200
+#: Frames of a point at most; a long one takes six times as long.
+MOST = {codes.BLOCKS[0]: 1000, codes.BLOCKS[1]: 500}
 #: So many failures without a success are enough.
 HOPELESS = 40
 #: The walk along the waterfall ends at frame error rates above and below these, or after so many points a side.
@@ -54,7 +56,7 @@ def enough(frames: int, errors: int, most: int) -> bool:
 
 
 def measure(
-    setting: Setting, efficiency: float, most: int = MOST, report: Callable[[int, int], None] | None = None
+    setting: Setting, efficiency: float, most: int, report: Callable[[int, int], None] | None = None
 ) -> Record:
     """Run one point until it is `enough` and give its counts; `report(frames, errors)` is called after each frame."""
     code = codes.mother(setting.block, setting.mother_rate)
@@ -116,7 +118,7 @@ def walk(setting: Setting, counts: Callable[[float, int], Record]) -> Iterator[R
     middle = round(1.10 / step) if setting.block == codes.BLOCKS[0] else round(1.08 / step)
 
     def at(place: int) -> Record:
-        return counts(round(place * step, 4), MOST)
+        return counts(round(place * step, 4), MOST[setting.block])
 
     first = at(middle)
     yield first

@@ -87,7 +87,7 @@ def build(known: dict[str, sweep.Record]) -> dict[str, Any]:
             "max_iterations": decoder.MAX_ITERATIONS,
         },
         "stop": f"{sweep.ENOUGH_ERRORS} errors after {sweep.FEWEST} frames, or {sweep.HOPELESS} of {sweep.HOPELESS} "
-        f"failed, or {sweep.MOST} frames ({sweep.EASY_FRAMES} at efficiencies {sweep.EASY})",
+        f"failed, or {sweep.MOST} frames by block ({sweep.EASY_FRAMES} at efficiencies {sweep.EASY})",
         "errors": "frames whose word is wrong or not found after all iterations; undetected: the syndrome holds, the "
         "word is wrong; iterations: summed over all frames, failed ones with the maximum",
         "interval": "Wilson's of errors out of frames; failures of a point are independent",

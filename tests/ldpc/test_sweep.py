@@ -15,7 +15,7 @@ MOTHER = Setting(codes.BLOCKS[0], 0.5)
 
 
 def fake(setting: Setting, efficiency: float, threshold: float = 1.15, width: float = 0.01) -> sweep.Record:
-    frames = sweep.MOST
+    frames = sweep.MOST[MOTHER.block]
     share = 0.5 * math.erfc((efficiency - threshold) / width / math.sqrt(2))
     return {
         "block": setting.block,
