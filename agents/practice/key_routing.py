@@ -92,10 +92,10 @@ class Reservation(_Rule):
     """Least loaded, long paths dear; low requests must leave a reserve, the larger the longer the path."""
 
     per_hop: Any = struct.field(0.0, doc="fill that an additional hop must be worth")
-    reserve: Any = struct.field(0.45, doc="fill that a low request must leave ...")
+    reserve: Any = struct.field(0.0, doc="fill that a low request must leave ...")
     reserve_per_hop: Any = struct.field(0.1, doc="... and more of it for each further hop")
-    old_news: Any = struct.field(0.1, doc="fill taken off for news a minute old")
-    temperature: Any = struct.field(0.02, low=0.0, doc="fill by which ranks are blurred at random")
+    old_news: Any = struct.field(0.0, doc="fill taken off for news a minute old")
+    temperature: Any = struct.field(0.05, low=0.0, doc="fill by which ranks are blurred at random")
 
     def spread(self, noise):
         return self.temperature * noise
@@ -116,9 +116,9 @@ class Prices(_Rule):
     """
 
     steep: Any = struct.field(50.0, low=1.001, doc="price of an empty pool over that of a full one, plus 1")
-    worth: Any = struct.field(0.15, low=0.0, doc="price that a low bit is worth; a high one 8 times as much")
-    base: Any = struct.field(0.02, low=0.0, doc="price of a full pool")
-    temperature: Any = struct.field(0.02, low=0.0, doc="price by which ranks are blurred at random")
+    worth: Any = struct.field(0.25, low=0.0, doc="price that a low bit is worth; a high one its weight times as much")
+    base: Any = struct.field(0.0, low=0.0, doc="price of a full pool")
+    temperature: Any = struct.field(0.0, low=0.0, doc="price by which ranks are blurred at random")
 
     def spread(self, noise):
         return self.temperature * noise
@@ -141,7 +141,7 @@ AGENTS: dict[str, Agent] = {
     "widest_path": WidestPath(),
     "least_loaded": LeastLoaded(),
     "reservation": Reservation(),
-    "prices": Prices(),
+    "prices": Prices(hold=1.0),
 }
 
 #: Seed of the tuning episodes; the evaluation's own are never touched.

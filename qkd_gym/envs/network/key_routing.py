@@ -27,7 +27,7 @@ UNIT_BITS = 1000
 #: Places in a node's queue.
 QUEUE = 4
 #: Load of the scenarios, relative to the fluid limit (design values).
-TRAINING_LOAD, OVERLOAD = 1.0, 1.5
+TRAINING_LOAD, OVERLOAD = 0.3, 0.55
 #: Requests a second that enter at a node on average, and the ratio of the largest to the smallest (design values).
 REQUESTS_PER_S, SIZE_RATIO = 0.15, 32.0
 
@@ -65,7 +65,7 @@ class KeyRoutingParams(EnvParams):
     fail_interval_s: float = struct.field(default=3600.0, low=1.0, unit="s", doc="mean time to a link's failure")
     repair_s: float = struct.field(default=60.0, low=1.0, unit="s", doc="mean time to its recovery")
     # pools
-    pool_s: float = struct.field(default=60.0, low=0.0, unit="s", doc="a pool holds so much of its link's key ...")
+    pool_s: float = struct.field(default=30.0, low=0.0, unit="s", doc="a pool holds so much of its link's key ...")
     pool_lumps: float = struct.field(default=2.0, low=1.0, unit="block", doc="... and at least so many blocks")
     start_fill: float = struct.field(default=0.5, low=0.0, high=1.0, doc="of each pool at the start, on average")
     failed_share: float = struct.field(
@@ -77,7 +77,7 @@ class KeyRoutingParams(EnvParams):
     smallest_kbit: float = struct.field(default=60.0, low=1.0, unit="kbit", doc="least size; sizes are log-uniform")
     largest_kbit: float = struct.field(default=2000.0, low=1.0, high=1e6, unit="kbit", doc="greatest size")
     high_share: float = struct.field(default=0.25, low=0.0, high=1.0, doc="of requests of the high class")
-    high_weight: float = struct.field(default=8.0, low=1.0, high=100.0, doc="value of its bits; a low one's is 1")
+    high_weight: float = struct.field(default=5.0, low=1.0, high=100.0, doc="value of its bits; a low one's is 1")
     two_path_share: float = struct.field(
         default=0.1, low=0.0, high=1.0, doc="of requests that want two disjoint paths, where there are any"
     )
@@ -208,7 +208,7 @@ class KeyRouting(Environment[KeyRoutingState, KeyRoutingParams]):
 
     ## Reward
 
-    The same for all nodes: bits delivered end to end, times 8 for the high class, over the mean weighted demand of an
+    The same for all nodes: bits delivered end to end, times 5 for the high class, over the mean weighted demand of an
     epoch. The mean over steps is the share of the value asked for.
 
     ## Starting State
@@ -222,7 +222,7 @@ class KeyRouting(Environment[KeyRoutingState, KeyRoutingParams]):
 
     ## Arguments
 
-    `scenario`: see *Scenarios*. `topology`: the name of a shipped network (national benchmarks at 1/20 of their
+    `scenario`: see *Scenarios*. `topology`: the name of a shipped network (national benchmarks at 1/25 of their
     lengths) or a `Topology`, 3 to 256 nodes. `num_paths`: K, 1 to 50. Everything else is `KeyRoutingParams`.
 
     ## Physics provenance
@@ -241,7 +241,7 @@ class KeyRouting(Environment[KeyRoutingState, KeyRoutingParams]):
 
     ## Scenarios
 
-    `training`: the topology at the load of its fluid limit. `easy`: everyone sees all pools as they are.
+    `training`: the topology at 0.3 of its fluid limit. `easy`: everyone sees all pools as they are.
     `ood-load`, `ood-topology`, `ood-failures`: one shift each.
 
     ## Baselines
@@ -259,10 +259,10 @@ class KeyRouting(Environment[KeyRoutingState, KeyRoutingParams]):
 
     name: ClassVar[str] = "KeyRouting"
     scenarios: ClassVar = {
-        "training": "demand at the network's fluid limit, a hot pair, remote pools known 15-60 s late",
+        "training": "demand at 0.3 of the network's fluid limit, a hot pair, remote pools known 15-60 s late",
         "easy": "training with everyone seeing all pools as they are",
-        "ood-load": "training at 1.5 times the load",
-        "ood-topology": "a generated network of as many nodes and as much fibre, at the load of its own fluid limit",
+        "ood-load": "training at 1.83 times the load",
+        "ood-topology": "a generated network of as many nodes and as much fibre, at 0.3 of its own fluid limit",
         "ood-failures": "training with each link failing every 300 s for 60 s",
     }
     metrics: ClassVar = {

@@ -18,7 +18,7 @@ from qkd_gym.physics import networks
 from qkd_gym.topologies import Topology, TopologyError
 
 #: Lengths of the national benchmarks are divided by this: 15 to 140 km, a network of metropolitan and regional links.
-BENCHMARK_SCALE = 1 / 20
+BENCHMARK_SCALE = 1 / 25
 #: A path's partner, and the fluid limit, are looked for among this many shortest paths, whatever agents choose from.
 CANDIDATES = 12
 #: Paths have few hops first (each burns the key once); among equals the shorter fibre.
@@ -50,7 +50,7 @@ class Routes:
 
 
 def network(topology: str | Topology) -> Topology:
-    """A shipped network by its name, national benchmarks at 1/20 of their lengths; or one's own as it is."""
+    """A shipped network by its name, national benchmarks at 1/25 of their lengths; or one's own as it is."""
     net = topologies.load(topology) if isinstance(topology, str) else topology
     if isinstance(topology, str) and net.label == "benchmark":
         net = net.scaled(BENCHMARK_SCALE)
