@@ -12,6 +12,7 @@ from qkd_gym.envs.core import Environment
 TASKS: dict[str, str] = {
     "qkd/PolarizationAlignment-v0": "qkd_gym.envs.calibration.polarization:PolarizationAlignment",
     "qkd/DecoyBlock-v0": "qkd_gym.envs.calibration.decoy_block:DecoyBlock",
+    "qkd/KeyRouting-v0": "qkd_gym.envs.network.key_routing:KeyRouting",
 }
 
 

@@ -1,5 +1,5 @@
-"""Key routing for PettingZoo: a preview, not yet among the registered tasks (its load is still to be set)."""
+"""Key routing for PettingZoo: `parallel_env(**options)`, `env(**options)`, `raw_env(**options)`."""
 
 from qkd_gym.pettingzoo import faces_of
 
-parallel_env, env, raw_env = faces_of("qkd_gym.envs.network.key_routing:KeyRouting")
+parallel_env, env, raw_env = faces_of("qkd/KeyRouting-v0")
