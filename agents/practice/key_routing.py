@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from qkd_gym import struct
 from qkd_gym.envs.network.key_routing import KeyRouting, KeyRoutingParams, Reading, decode
@@ -23,7 +23,7 @@ from qkd_gym.evaluation.runner import evaluate
 
 
 @struct.dataclass
-class _Rule(Agent[KeyRoutingParams]):
+class Rule(Agent[KeyRoutingParams]):
     """Rank the legal paths and take the best, or wait; give up a request that holds up others."""
 
     hold: Any = struct.field(2.0, low=1.0, unit="request", doc="a low request is given up if so many are in the queue")
@@ -32,15 +32,20 @@ class _Rule(Agent[KeyRoutingParams]):
         return params
 
     def act(self, key, carry, obs, mask):
-        paths = mask.shape[-1] - 2
-        reading = decode(obs, paths)
-        noise = jax.random.gumbel(key, (obs.shape[0], paths), jnp.float32)
-        ranks, admitted = self.judge(reading, carry)
+        return self.choose(key, decode(obs, mask.shape[-1] - 2), mask, carry), carry
+
+    def choose(
+        self, key: PRNGKeyArray, reading: Reading, mask: Array, params: KeyRoutingParams
+    ) -> Int[Array, " nodes"]:
+        """Each node's action, from what it reads."""
+        nodes, paths = reading.hops.shape
+        noise = jax.random.gumbel(key, (nodes, paths), jnp.float32)
+        ranks, admitted = self.judge(reading, params)
         open_paths = mask[:, :paths] & admitted
         best = jnp.argmax(jnp.where(open_paths, ranks + self.spread(noise), -jnp.inf), axis=1)
         hopeless = mask[:, -1] & ~reading.high & (reading.queue > self.hold - 0.5)
         other = jnp.where(hopeless, paths + 1, paths)
-        return jnp.where(jnp.any(open_paths, axis=1), best, other).astype(jnp.int32), carry
+        return jnp.where(jnp.any(open_paths, axis=1), best, other).astype(jnp.int32)
 
     def spread(self, noise: Array) -> Array:
         """What is added to the ranks so that nodes with one and the same news do not all rush to one path."""
@@ -54,7 +59,7 @@ class _Rule(Agent[KeyRoutingParams]):
 
 
 @struct.dataclass
-class ShortestPath(_Rule):
+class ShortestPath(Rule):
     """The first path or none."""
 
     def judge(self, reading, params):
@@ -63,7 +68,7 @@ class ShortestPath(_Rule):
 
 
 @struct.dataclass
-class FirstFit(_Rule):
+class FirstFit(Rule):
     """The first path in the list that holds enough."""
 
     def judge(self, reading, params):
@@ -72,7 +77,7 @@ class FirstFit(_Rule):
 
 
 @struct.dataclass
-class WidestPath(_Rule):
+class WidestPath(Rule):
     """The path whose least pool holds most key."""
 
     def judge(self, reading, params):
@@ -80,7 +85,7 @@ class WidestPath(_Rule):
 
 
 @struct.dataclass
-class LeastLoaded(_Rule):
+class LeastLoaded(Rule):
     """The path whose least pool is fullest for its size."""
 
     def judge(self, reading, params):
@@ -88,7 +93,7 @@ class LeastLoaded(_Rule):
 
 
 @struct.dataclass
-class Reservation(_Rule):
+class Reservation(Rule):
     """Least loaded, long paths dear; low requests must leave a reserve, the larger the longer the path."""
 
     per_hop: Any = struct.field(0.0, doc="fill that an additional hop must be worth")
@@ -108,7 +113,7 @@ class Reservation(_Rule):
 
 
 @struct.dataclass
-class Prices(_Rule):
+class Prices(Rule):
     """Primal-dual routing: a bit of a pool costs exponentially more the emptier it is; a request must be worth it.
 
     The price of a link is (steep^(1 - fill) - 1) / (steep - 1), after Awerbuch, Azar and Plotkin, FOCS 1993. Of a path

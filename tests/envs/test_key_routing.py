@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
+from agents.oracle.key_routing import AGENTS
 from benchmarks.key_routing import Story, fluid_bound, time_expanded_bound
 from qkd_gym import topologies
-from qkd_gym.envs.core import strong
+from qkd_gym.envs.core import Episode, strong
 from qkd_gym.envs.network import key_routing as task
 from qkd_gym.envs.network import routes as tables
 from qkd_gym.envs.network.key_routing import QUEUE, KeyRouting
@@ -243,6 +244,21 @@ def test_the_fluid_limit_is_the_linear_programs():
     )  # fmt: skip
     limit = tables.fluid_limit(routes, rates)
     assert 0.985 * -found.fun < limit <= -found.fun * (1 + 1e-5)
+
+
+def test_who_is_told_all_pools_tries_only_paths_that_hold_enough():
+    start, _, after, _, obs, _, _ = busy()
+    rule = AGENTS["reservation_fresh"]
+    act = jax.jit(jax.vmap(lambda key, obs, one: rule.act(key, one.params, obs, one.state.legal, one)[0]))
+    for time in (100, 300):
+        state = jax.tree.map(lambda x, t=time: x[t], after)
+        action = np.asarray(act(jax.random.split(jax.random.key(0), BATCH), obs[time], Episode(state, start.params)))
+        assert np.take_along_axis(state.legal, action[..., None], axis=-1).all()
+        chosen = np.minimum(action, PATHS - 1)
+        on = tables.unpack(np.take_along_axis(state.words, chosen[..., None, None], axis=2)[:, :, 0], LINKS)
+        enough = np.all(~on | (state.level[:, None] >= state.size[:, :, :1]), axis=-1)
+        tried = action < PATHS
+        assert tried.sum() > 5 and enough[tried].all()
 
 
 # ---- bounds ----------------------------------------------------------------------------------------------------------
