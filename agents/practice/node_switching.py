@@ -116,7 +116,7 @@ class RoundRobin(Agent[Any]):
 class LongestQueue(_Rule):
     """The emptiest stores first; a pair stays until another's gap is larger by a margin, the more so in mid-block."""
 
-    by_size: Any = struct.field(0.5, low=0.0, high=1.0, doc="0: gaps count in minutes of demand; 1: in bits")
+    by_size: Any = struct.field(0.75, low=0.0, high=1.0, doc="0: gaps count in minutes of demand; 1: in bits")
     margin: Any = struct.field(0.3, low=0.0, doc="gap, over a store, that staying is worth ...")
     open_block: Any = struct.field(0.6, low=0.0, doc="... and more of it for a block nearly complete")
 
@@ -136,7 +136,8 @@ class MaxWeight(LongestQueue):
     """Gap times rate, the throughput-optimal rule of Tassiulas and Ephremides, IEEE TAC 37, 1936 (1992), with the same
     hysteresis."""
 
-    rate_power: Any = struct.field(1.0, low=0.0, high=1.0, doc="of the rate in the weight; 1 is MaxWeight proper")
+    by_size: Any = struct.field(0.5, low=0.0, high=1.0, doc="0: gaps count in minutes of demand; 1: in bits")
+    rate_power: Any = struct.field(0.25, low=0.0, high=1.0, doc="of the rate in the weight; 1 is MaxWeight proper")
 
     def weight(self, reading):
         rate = reading.size * reading.store_min * reading.block_share
@@ -147,10 +148,10 @@ class MaxWeight(LongestQueue):
 class VisitGreedy(_Rule):
     """Key that the next complete block would bring into the store, by the time that it takes, relock and all."""
 
-    trust: Any = struct.field(0.5, low=0.0, high=1.0, doc="power of the recent demand's ratio to its mean in forecasts")
-    urgent: Any = struct.field(0.5, low=0.0, doc="weight of the demand that goes unserved, over key a minute")
-    sunk: Any = struct.field(1.5, low=1.0, doc="factor on a pair that relocks or has an open block")
-    settle: Any = struct.field(1.2, low=1.0, doc="factor on a locked pair between blocks")
+    trust: Any = struct.field(1.0, low=0.0, high=1.0, doc="power of the recent demand's ratio to its mean in forecasts")
+    urgent: Any = struct.field(1.0, low=0.0, doc="weight of the demand that goes unserved, over key a minute")
+    sunk: Any = struct.field(1.25, low=1.0, doc="factor on a pair that relocks or has an open block")
+    settle: Any = struct.field(1.25, low=1.0, doc="factor on a locked pair between blocks")
 
     def score(self, reading):
         demand = jnp.exp(self.trust * jnp.log(reading.demand_ratio)) / reading.store_min  # stores a minute

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qkd_gym.envs.core import strong
+from benchmarks.node_switching import story_of
+from benchmarks.switching_bound import Prices, Story, bound, find_prices
+from qkd_gym.envs.core import Episode, strong
 from qkd_gym.envs.network import switching
 from qkd_gym.envs.network.links import pulses_of, secret_bits, transmittance
 from qkd_gym.envs.network.node_switching import NodeSwitching
 from qkd_gym.physics.decoy_settings import near_optimal_settings
+from qkd_gym.rendering.node_switching import Renderer
 
 ENV = NodeSwitching(num_transmitters=3, num_receivers=4)  # one receiver more, so that some are free
 N, M = ENV.num_transmitters, ENV.num_receivers
@@ -214,3 +218,122 @@ def test_observations_say_what_they_say():
 def test_wrong_numbers_of_ports_are_refused(number):
     with pytest.raises(ValueError, match="from 1 to 16"):
         NodeSwitching(num_receivers=number)
+
+
+def test_the_picture_shows_a_day():
+    start, _, after, action, _, _, info = played()
+    drawing = Renderer(ENV)
+    with pytest.raises(ValueError, match="nothing to draw"):
+        drawing.frame()
+    drawing.add(jax.tree.map(lambda x: x[0], start), None, {})
+    empty = drawing.frame()
+    params = jax.tree.map(lambda x: x[0], start.params)
+    for t in range(40):
+        state = jax.tree.map(lambda x, t=t: x[t, 0], after)
+        drawing.add(Episode(state=state, params=params), action[t, 0], {k: v[t, 0] for k, v in info.items()})
+    full = drawing.frame()
+    assert full.dtype == np.uint8 and full.shape == empty.shape == (620, 1020, 3)
+    assert np.mean(full != empty) > 0.01
+
+
+# ---- bounds ----------------------------------------------------------------------------------------------------------
+
+
+def tale(rng, n, m, steps, relock=1, block=2, most=3):
+    """A small made-up episode."""
+    lump = rng.integers(0, 5, (steps + 1, n, m)).astype(float)
+    lump[:block] = 0
+    return Story(
+        demand=rng.integers(0, most, (steps, n, m)).astype(float),
+        lump=lump,
+        stock=rng.integers(0, 3, (n, m)).astype(float),
+        capacity=np.full((n, m), 4.0),
+        relock=relock,
+        block=block,
+        progress=np.array([int(rng.integers(0, block)) if i < m else 0 for i in range(n)]),
+        first_lump=rng.integers(0, 5, n).astype(float),
+        unit=1.0,
+    )
+
+
+def best_by_trying(story):
+    """Most that can be served, over everything that the transmitters can do, by the rules of the task."""
+    steps, n, m = story.demand.shape
+    first = tuple((i, 0, int(story.progress[i]), True) if i < m else None for i in range(n))
+
+    @functools.cache
+    def best(t, ports, level):
+        if t == steps:
+            return 0.0
+        drawn = np.minimum(np.reshape(level, (n, m)), story.demand[t])
+        left = np.reshape(level, (n, m)) - drawn
+        held = [None if port is None else port[0] for port in ports]
+        found = 0.0
+        free = [[None, *(j for j in range(m) if j == held[i] or j not in held)] for i in range(n)]
+        for choice in itertools.product(*free):
+            store, after = left.copy(), []
+            for i, j in enumerate(choice):
+                if j is None or (j != held[i] and choice.count(j) > 1):
+                    after.append(None)
+                    continue
+                _, wait, light, opening = ports[i] if j == held[i] else (j, story.relock, 0, False)
+                if wait:
+                    after.append((j, wait - 1, light, opening))
+                elif light + 1 < story.block:
+                    after.append((j, 0, light + 1, opening))
+                else:
+                    key = story.first_lump[i] if opening else story.lump[t + 1, i, j]
+                    store[i, j] = min(store[i, j] + key, story.capacity[i, j])
+                    after.append((j, 0, 0, False))
+            found = max(found, best(t + 1, tuple(after), tuple(store.ravel())))
+        return float(drawn.sum()) + found
+
+    return best(0, first, tuple(np.minimum(story.stock, story.capacity).ravel()))
+
+
+def test_no_plan_is_above_the_bound():
+    rng = np.random.default_rng(2)
+    shares = []
+    for n, m, steps in [(2, 2, 9), (1, 3, 11), (3, 1, 11), (2, 2, 9), (1, 2, 14), (2, 2, 9)]:
+        story = tale(rng, n, m, steps)
+        best = best_by_trying(story)
+        for _ in range(5):
+            prices = Prices(rng.uniform(0, 2, (steps, n)), rng.uniform(0, 2, (steps, m)))
+            assert best <= bound(story, prices) + 1e-4
+        tightest = bound(story, find_prices(story, iterations=80, grid=2, minutes=1))
+        assert best <= tightest + 1e-4 and tightest <= story.offered + 1e-4
+        shares.append(best / tightest)
+    assert np.mean(shares) > 0.85  # and it says something
+
+
+def test_of_one_pair_the_bound_is_the_best_plan():
+    rng = np.random.default_rng(4)
+    for _ in range(6):
+        story = tale(rng, 1, 1, 18, relock=int(rng.integers(0, 3)))
+        free = Prices(np.zeros((18, 1)), np.zeros((18, 1)))
+        # demands of 0, 1 and 2 a minute and two points a minute: no jump is rounded
+        assert bound(story, free, grid=2) == pytest.approx(best_by_trying(story), abs=1e-4)
+
+
+def test_stories_are_what_the_task_does():
+    start, _, after, *_ = played(moves=0.0)
+    begin = jax.tree.map(lambda x: x[3], start)
+    trace = {
+        name: np.concatenate([getattr(begin.state, name)[None], getattr(after, name)[:, 3]])
+        for name in ("demand", "excess_db")
+    }
+    story = story_of(begin, trace)
+    level, total, blocks = story.stock.copy(), 0.0, 0
+    light = story.progress.copy()
+    for t in range(STEPS):  # everyone stays
+        drawn = np.minimum(level, story.demand[t])
+        level, total = level - drawn, total + drawn.sum()
+        light = light + 1
+        for i in np.flatnonzero(light == story.block):
+            key = story.first_lump[i] if t < story.block else story.lump[t + 1, i, i]
+            level[i, i] = min(level[i, i] + key, story.capacity[i, i])
+            light[i], blocks = 0, blocks + 1
+    served = int(after.served_total[-1, 3])
+    assert blocks == N * STEPS // story.block and served <= total <= served + blocks
+    prices = Prices(np.zeros((STEPS, N)), np.zeros((STEPS, M)))
+    assert total <= story.unit * bound(story, prices) * (1 + 1e-5) <= story.demand.sum() * (1 + 2e-5)
