@@ -7,6 +7,7 @@ end are for the host: NumPy and plain Python, called once per topology.
 
 from __future__ import annotations
 
+import functools
 import heapq
 from typing import Any
 
@@ -235,10 +236,8 @@ def shortest_paths(lengths: np.ndarray, source: int, target: int, count: int) ->
     nodes = len(matrix)
     if not (0 <= source < nodes and 0 <= target < nodes) or source == target:
         raise ValueError(f"a path needs two different nodes in 0..{nodes - 1}, got {source} and {target}")
-    rest = shortest_lengths(matrix)[:, target].tolist()
-    neighbours = [
-        [(int(j), float(row[j])) for j in np.flatnonzero(np.isfinite(row)) if j != i] for i, row in enumerate(matrix)
-    ]
+    lengths_to, neighbours = _ways(matrix.tobytes(), nodes)
+    rest = lengths_to[target]
     found: list[tuple[float, tuple[int, ...]]] = []
     # (lower bound of the whole, path so far, its length, whether the bound keeps clear of the path)
     queue: list[tuple[float, tuple[int, ...], float, bool]] = [(rest[source], (source,), 0.0, True)]
@@ -257,6 +256,16 @@ def shortest_paths(lengths: np.ndarray, source: int, target: int, count: int) ->
                 longer = length + hop
                 heapq.heappush(queue, (longer + rest[node], (*path, node), longer, node == target))
     return found
+
+
+@functools.lru_cache(maxsize=4)
+def _ways(matrix: bytes, nodes: int) -> tuple[list[list[float]], list[list[tuple[int, float]]]]:
+    """(shortest lengths to each node, neighbours of each node), once for all pairs of a network."""
+    lengths = np.frombuffer(matrix, np.float64).reshape(nodes, nodes)
+    neighbours = [
+        [(int(j), float(row[j])) for j in np.flatnonzero(np.isfinite(row)) if j != i] for i, row in enumerate(lengths)
+    ]
+    return shortest_lengths(lengths).T.tolist(), neighbours
 
 
 def _length_around(
