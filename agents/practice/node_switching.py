@@ -1,8 +1,8 @@
 """What operators do about a shared switch: fixed pairs, turns, the longest queue, MaxWeight, and a look at visits.
 
 The rules are one operator's: they read all transmitters' observations (and nothing else) and choose for all at once, by
-the best matching of a score. They differ in the score. `python -m agents.practice.node_switching` scans their constants
-on tuning seeds.
+the best matching of a score. They differ in the score. `own_visits` has no operator: each transmitter reads its own.
+`python -m agents.practice.node_switching` scans their constants on tuning seeds.
 """
 
 from __future__ import annotations
@@ -166,11 +166,34 @@ class VisitGreedy(_Rule):
         return (gain + self.urgent * unserved) * stay * reading.size * reading.store_min
 
 
+@struct.dataclass
+class OwnVisits(VisitGreedy):
+    """The same score without an operator: every transmitter takes the best receiver that it may, and lets go of its own
+    where one that another holds is better by far."""
+
+    urgent: Any = struct.field(4.0, low=0.0, doc="weight of the demand that goes unserved, over key a minute")
+    sunk: Any = struct.field(50.0, low=1.0, doc="factor on a pair that relocks or has an open block")
+    settle: Any = struct.field(3.0, low=1.0, doc="factor on a locked pair between blocks")
+    yields: Any = struct.field(1.0, low=1.0, doc="a taken receiver must be worth so much more than the best at hand")
+    spread: Any = struct.field(0.45, low=0.0, doc="random part of the scores' logarithms, against collisions")
+
+    def act(self, key, carry, obs, mask):
+        reading = decode(obs)
+        n, m = reading.own.shape
+        noise = self.spread * jax.random.gumbel(key, (n, m), jnp.float32)
+        score = jnp.log(jnp.maximum(self.score(reading), 1e-9)) + jnp.where(reading.own, 0, noise)
+        at_hand = jnp.where(reading.taken, -jnp.inf, score)
+        elsewhere = jnp.max(jnp.where(reading.taken, score, -jnp.inf), axis=1)
+        stays = jnp.max(at_hand, axis=1) + jnp.log(self.yields) >= elsewhere
+        return jnp.where(stays, jnp.argmax(at_hand, axis=1), m).astype(jnp.int32), carry
+
+
 AGENTS: dict[str, Agent] = {
     "static_pairs": StaticPairs(),
     "round_robin": RoundRobin(),
     "longest_queue": LongestQueue(),
     "max_weight": MaxWeight(),
+    "own_visits": OwnVisits(),
     "visit_greedy": VisitGreedy(),
 }
 
@@ -195,6 +218,13 @@ GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
         "settle": (1.0, 1.1, 1.25, 1.5),
         "urgent": (0.0, 0.25, 0.5, 1.0, 2.0, 4.0),
         "trust": (0.0, 0.25, 0.5, 0.75, 1.0),
+    },
+    "own_visits": {
+        "sunk": (1.25, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0),
+        "settle": (1.0, 1.25, 1.5, 2.0, 3.0),
+        "yields": (1.0, 1.25, 1.5, 2.0, 3.0),
+        "spread": (0.1, 0.2, 0.3, 0.45, 0.6, 1.0),
+        "urgent": (0.0, 0.5, 1.0, 2.0, 4.0),
     },
 }
 
