@@ -115,7 +115,11 @@ class PassiveAgent(Agent[None]):
 
 
 def sample_action(key: PRNGKeyArray, space: Any, mask: Array | None = None) -> Array:
-    """A uniform draw from a Box, Discrete or MultiDiscrete space; with a mask (Discrete), among the legal ones."""
+    """A uniform draw from a Box, Discrete or MultiDiscrete space, with a mask among the legal choices.
+
+    Args:
+        mask: `(n,)` of a Discrete space; of a MultiDiscrete one those of its components behind each other.
+    """
     import gymnasium as gym
 
     if isinstance(space, gym.spaces.Box):
@@ -127,5 +131,9 @@ def sample_action(key: PRNGKeyArray, space: Any, mask: Array | None = None) -> A
             return jax.random.categorical(key, jnp.where(mask, 0.0, -jnp.inf)).astype(jnp.int32) + int(space.start)
         return jax.random.randint(key, (), int(space.start), int(space.start + space.n), jnp.int32)
     if isinstance(space, gym.spaces.MultiDiscrete):
+        if mask is not None:
+            odds = jnp.where(mask, jax.random.gumbel(key, mask.shape, jnp.float32), -jnp.inf)
+            parts = jnp.split(odds, np.cumsum(space.nvec.reshape(-1))[:-1])
+            return jnp.stack([jnp.argmax(part) for part in parts]).astype(jnp.int32).reshape(space.nvec.shape)
         return jax.random.randint(key, space.nvec.shape, 0, jnp.asarray(space.nvec, jnp.int32), jnp.int32)
     raise TypeError(f"cannot sample from {type(space).__name__}")

@@ -197,11 +197,11 @@ class LearnedPolicy(Agent[Any]):
             if self.spec.squash == "tanh":
                 out = low + 0.5 * (jnp.tanh(out) + 1) * (high - low)
             return jnp.clip(out, low, high)
+        legal = out if mask is None else jnp.where(mask, out, -jnp.inf)
         if self.spec.action_kind == "discrete":
-            legal = out if mask is None else jnp.where(mask, out, -jnp.inf)
             return low + jnp.argmax(legal).astype(jnp.int32)
         ends = np.cumsum(self.spec.action_sizes)
-        parts = jnp.split(out, ends[:-1].tolist())
+        parts = jnp.split(legal, ends[:-1].tolist())
         return jnp.stack([jnp.argmax(part) for part in parts]).astype(jnp.int32)
 
 

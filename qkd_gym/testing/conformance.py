@@ -160,7 +160,7 @@ class Subject:
         return (*lead, *(self.env.observation_space().shape or ()))
 
     def random_actions(self, masks: np.ndarray | None) -> np.ndarray:
-        """An action of every agent in a batch; of a Discrete space a legal one."""
+        """An action of every agent in a batch; of a Discrete or MultiDiscrete space a legal one."""
         space, shape = self.env.action_space(), (self.num_envs, *self.action_shape)
         if isinstance(space, gym.spaces.Box):
             return self._rng.uniform(space.low, space.high, shape).astype(np.float32)
@@ -169,7 +169,11 @@ class Subject:
             odds = odds if masks is None or masks.shape != odds.shape else odds + masks
             return (odds.argmax(axis=-1) + space.start).astype(np.int32)
         assert isinstance(space, gym.spaces.MultiDiscrete)
-        return self._rng.integers(0, space.nvec, shape, dtype=np.int32)
+        lead = shape[: len(shape) - space.nvec.ndim]
+        odds = self._rng.uniform(size=(*lead, int(space.nvec.sum())))
+        odds = odds if masks is None or masks.shape != odds.shape else odds + masks
+        parts = np.split(odds, np.cumsum(space.nvec.reshape(-1))[:-1], axis=-1)
+        return np.stack([part.argmax(axis=-1) for part in parts], axis=-1).reshape(shape).astype(np.int32)
 
     @functools.cached_property
     def shapes(self) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from qkd_gym.adapters import gymnax
 from qkd_gym.adapters.gymnasium import GymnasiumEnv, make_single
 from qkd_gym.adapters.gymnasium_vector import make_vector
 from qkd_gym.envs.centralised import Centralised, GlobalView
-from qkd_gym.evaluation.agent import PassiveAgent
+from qkd_gym.evaluation.agent import PassiveAgent, RandomAgent
 from qkd_gym.evaluation.runner import evaluate
 from qkd_gym.testing import check_environment
+from qkd_gym.testing.conformance import Subject
 from tests.adapters.toys import Pushers
 from tests.toys import Meet, Walk
 
@@ -69,6 +70,20 @@ _PLAIN = Meet()
 @pytest.mark.parametrize("env", [Centralised(Meet()), Centralised(Pushers())], ids=["Meet", "Pushers"])
 def test_it_keeps_the_contract(env):
     check_environment(env, steps=12)
+
+
+def test_random_actions_are_drawn_among_the_legal_ones():
+    env = Centralised(Meet())
+    mask = np.array([0, 1, 1, 1, 0, 1, 0, 0, 1], bool)  # of three agents with three choices each
+    agent = RandomAgent.of(env)
+    act = jax.jit(jax.vmap(lambda key: agent.act(key, None, None, mask)[0]))
+    drawn = {"agent": np.asarray(act(jax.random.split(jax.random.key(0), 400)))}
+    drawn["conformance"] = Subject(env, 0, 400, 1).random_actions(np.tile(mask, (400, 1)))
+    for actions in drawn.values():
+        assert actions.shape == (400, 3) and actions.dtype == np.int32
+        shares = (actions[:, :, None] == np.arange(3)).mean(axis=0)
+        np.testing.assert_allclose(shares, [[0, 0.5, 0.5], [0.5, 0, 0.5], [0, 0, 1]], atol=0.1)
+        assert not shares[~mask.reshape(3, 3)].any()
 
 
 def play(env, steps, seed=3):
