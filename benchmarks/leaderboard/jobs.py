@@ -31,6 +31,8 @@ CACHE = ROOT / ".cache" / "evaluations"
 #: Packages of ours that tasks and agents are made of, and those in which data files count as sources.
 _OURS = ("qkd_gym", "agents")
 _DATA = ("qkd_gym.physics", "qkd_gym.envs", "agents")
+#: A list of tasks: no result depends on it.
+_NO_SOURCE = ("qkd_gym.registration",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Job:
             "fields": repr(self.env),
             "agent": fingerprint(self.agent),
             "episodes": [self.first, self.episodes, self.seed],
-            "dynamics": _sources(type(self.env).__module__, "qkd_gym.evaluation.runner"),
+            "dynamics": _sources(*_modules(self.env), "qkd_gym.evaluation.runner"),
             "versions": [qkd_gym.__version__, jax.__version__, jax.default_backend()],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
@@ -103,6 +105,13 @@ def _without_addresses(text: str) -> bytes:
     return re.sub(r"0x[0-9a-f]+", "", text).encode()
 
 
+def _modules(env: Environment) -> tuple[str, ...]:
+    """Where a task's dynamics are written, and those of the task that it wraps, if any."""
+    inner = [getattr(env, field.name) for field in dataclasses.fields(env)]
+    wrapped = [name for one in inner if isinstance(one, Environment) for name in _modules(one)]
+    return type(env).__module__, *wrapped
+
+
 @functools.cache
 def _sources(*modules: str) -> str:
     """Hash of these modules, of what they import of ours, and of the data files that lie beside those."""
@@ -110,7 +119,7 @@ def _sources(*modules: str) -> str:
     todo = list(modules)
     while todo:
         name = todo.pop()
-        if name in seen or name.partition(".")[0] not in _OURS:
+        if name in seen or name in _NO_SOURCE or name.partition(".")[0] not in _OURS:
             continue
         try:
             spec = importlib.util.find_spec(name)

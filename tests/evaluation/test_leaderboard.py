@@ -16,13 +16,14 @@ from benchmarks.leaderboard import __main__ as leaderboard
 from benchmarks.leaderboard import jobs, table
 from benchmarks.leaderboard.entries import Played, make_board
 from benchmarks.leaderboard.jobs import Job, fingerprint, merge
+from qkd_gym.envs.centralised import Centralised
 from qkd_gym.evaluation import scores
 from qkd_gym.evaluation.agent import PassiveAgent, RandomAgent
 from qkd_gym.evaluation.policy_file import LearnedPolicy, PolicySpec, save_policy
 from qkd_gym.evaluation.runner import evaluate
 from tests.evaluation.test_policy_file import random_weights
 from tests.evaluation.test_runner import LinearPolicy, SeesAll, Steer, WindyWalk
-from tests.toys import Walk
+from tests.toys import Meet, Walk
 
 ENV = WindyWalk()
 AGENTS = {
@@ -90,6 +91,16 @@ def test_the_key_holds_what_matters(monkeypatch):
     assert dataclasses.replace(base).digest != base.digest
 
 
+def test_the_key_holds_the_task_that_a_task_wraps_but_not_the_list_of_tasks(monkeypatch):
+    assert jobs._sources("qkd_gym.registration") == jobs._sources()
+    read = []
+    monkeypatch.setattr(jobs, "_sources", lambda *modules: read.append(modules) or "sources")
+    plain = Job(Meet(), "passive", PassiveAgent.of(Meet()), 8, seed=1).digest
+    joint = Centralised(Meet())
+    assert Job(joint, "passive", PassiveAgent.of(joint), 8, seed=1).digest != plain
+    assert any(set(modules) >= {"tests.toys", "qkd_gym.envs.centralised"} for modules in read)
+
+
 def test_fingerprints_follow_arrays_and_sources(tmp_path, monkeypatch):
     assert fingerprint(LinearPolicy(gain=np.float32(1))) == fingerprint(LinearPolicy(gain=np.float32(1)))
     assert fingerprint(LinearPolicy(gain=np.float32(1))) != fingerprint(LinearPolicy(gain=np.float32(2)))
@@ -124,6 +135,16 @@ def test_stretches_join_to_the_whole():
     joined = merge(parts)
     np.testing.assert_allclose(joined.returns, whole.returns, rtol=1e-6)
     np.testing.assert_allclose(joined.sums["distance"], whole.sums["distance"], rtol=1e-6)
+
+
+def test_a_proven_bound_takes_the_place_of_the_oracles(toy_world, monkeypatch):
+    bound = np.linspace(6.5, 7.0, reference.STRETCH)
+    monkeypatch.setitem(reference.BOUNDS, "WindyWalk", ("a proof", lambda env, seed, episodes: bound[:episodes]))
+    monkeypatch.setitem(reference.ZERO, "WindyWalk", "gentle")
+    assert reference.main(["--file", str(toy_world), "--scenarios", "training"]) == 0
+    frozen = json.loads(toy_world.read_text())["tasks"]["qkd/WindyWalk-v0"]["scenarios"]["training"]
+    assert frozen["zero"]["agent"] == "gentle" and frozen["practice"]["agent"] == "firm"
+    assert frozen["one"]["agent"] == "a proof" and frozen["one"]["returns"] == scores.rounded(bound).tolist()
 
 
 def test_leaderboard_and_reference(toy_world, tmp_path, monkeypatch, capsys):
