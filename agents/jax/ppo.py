@@ -23,6 +23,7 @@ import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from agents.jax.teacher import teacher_of
+from qkd_gym.envs.centralised import joint_view
 from qkd_gym.envs.core import Environment, Episode
 from qkd_gym.evaluation.policy_file import LOG_STD
 
@@ -62,7 +63,10 @@ class Config:
     activation: str = _option("tanh", "tanh or relu")
     memory: str = _option("none", "none, gru, or stack:K (the last K observations)")
     gru_size: int = _option(64, "units of the recurrent cell, which follows the actor's first dense layer")
-    critic: str = _option("observation", "what the critic sees: observation, or privileged (also the hidden state)")
+    critic: str = _option(
+        "observation",
+        "what the critic sees: observation, central (also what all agents see), or privileged (also the hidden state)",
+    )
     predict_coef: float = _option(
         0.0, "weight of predicting what the privileged critic sees, from what the policy remembers"
     )
@@ -98,10 +102,10 @@ class Config:
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation = {self.activation!r} is unknown; choose from {', '.join(ACTIVATIONS)}")
-        if self.critic not in ("observation", "privileged"):
-            raise ValueError(f"critic = {self.critic!r} is unknown; choose observation or privileged")
-        if self.critic == "privileged" and self.bootstrap:
-            raise ValueError("critic = 'privileged' sees the clock and ends at the time limit; set bootstrap = false")
+        if self.critic not in ("observation", "central", "privileged"):
+            raise ValueError(f"critic = {self.critic!r} is unknown; choose observation, central or privileged")
+        if self.critic != "observation" and self.bootstrap:
+            raise ValueError(f"critic = {self.critic!r} sees no more past an episode's end; set bootstrap = false")
         if self.predict_coef and self.critic != "privileged":
             raise ValueError("predict_coef needs something hidden to predict; set critic = 'privileged'")
         if self.predict_coef and not self.hidden:
@@ -500,7 +504,7 @@ class Learner:
             episodes = dataclasses.replace(episodes, state=dataclasses.replace(episodes.state, time=clock))
             obs = jax.vmap(lambda e: self.env.observe(None, e.state, None, e.params))(episodes)
         size = {True: config.gru_size, False: config.stack * self.obs_size * (config.stack > 1)}[config.recurrent]
-        privileged = self.see_hidden(episodes)
+        privileged = self.see_more(episodes, obs)
         params = self.init_params(key_params, 0 if privileged is None else privileged.shape[-1])
         zeros = jnp.zeros(actors, jnp.float32)
         return State(
@@ -556,10 +560,15 @@ class Learner:
         masks = jax.vmap(self.env.mask)(episodes)
         return None if masks is None else self.per_actor(masks, (self.actions.num_outputs,))
 
-    def see_hidden(self, episodes: Episode) -> Float[Array, "b p"] | None:
-        """The hidden state and the link of every actor's environment, for a critic that may see them in training."""
-        if self.config.critic != "privileged":
+    def see_more(self, episodes: Episode, obs: Array) -> Float[Array, "b p"] | None:
+        """What the critic alone sees in training, for every actor: the view of all agents together, or the hidden state
+        and the link of its environment."""
+        if self.config.critic == "observation":
             return None
+        if self.config.critic == "central":
+            obs = obs.reshape(self.config.num_envs, *self.each_env, *self.env.observation_space().shape)
+            view = jax.vmap(lambda o, e: joint_view(self.env, o, e.state, e.params))(obs, episodes)
+            return jnp.repeat(view.reshape(len(view), -1), self.env.num_agents, axis=0)
         leaves = [leaf.reshape(leaf.shape[0], -1).astype(jnp.float32) for leaf in jax.tree.leaves(episodes)]
         return jnp.repeat(jnp.concatenate(leaves, axis=1), self.env.num_agents, axis=0)
 
@@ -634,7 +643,7 @@ class Learner:
         def step(now: State, draws: tuple[Array, Array, Array]) -> tuple[State, Rollout]:
             keys, noise, key_teacher = draws
             advice, teacher = self.ask(key_teacher, now)
-            mask, privileged = self.masks(now.episodes), self.see_hidden(now.episodes)
+            mask, privileged = self.masks(now.episodes), self.see_more(now.episodes, now.obs)
             obs, hidden = self.perceive(now.hidden, now.first, now.obs)
             x = self.remember(actor, self.standardise(now.observations, obs), hidden, now.first)
             hidden = x if config.recurrent else hidden
@@ -698,7 +707,7 @@ class Learner:
             return gae(rewards, values, next_values, rollout.terminated, rollout.done, config.gamma, config.gae_lambda)
         obs, hidden = self.perceive(state.hidden, state.first, state.obs)
         x = self.remember(actor, self.standardise(state.observations, obs), hidden, state.first)
-        privileged = self.see_hidden(state.episodes)
+        privileged = self.see_more(state.episodes, state.obs)
         if privileged is not None:
             privileged = state.privileged.standardise(privileged)
         final = self.value(critic, x, privileged)

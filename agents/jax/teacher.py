@@ -32,10 +32,12 @@ class Teacher:
         """Whether `act` touches each leaf of the memory."""
         shape = np.shape(self.env.passive_action)[:1] if self.env.agents else ()
         obs = jnp.zeros((*shape, *self.env.observation_space().shape), jnp.float32)
+        legal = jax.eval_shape(lambda key: self.env.mask(self.env.reset(key)[1]), jax.random.key(0))
+        mask = None if legal is None else jnp.ones(legal.shape, bool)
 
         def act(leaves: list[Array]) -> list[Array]:
             memory = jax.tree.unflatten(self._tree, leaves)
-            return jax.tree.leaves(self.agent.act(jax.random.key(0), memory, obs, None)[1])
+            return jax.tree.leaves(self.agent.act(jax.random.key(0), memory, obs, mask)[1])
 
         program = jax.make_jaxpr(act)(leaves).jaxpr
         return [before is not after for before, after in zip(program.invars, program.outvars, strict=True)]

@@ -224,15 +224,29 @@ def test_learns_several_discrete_choices():
     assert 0 < metrics["episode_return"][0] < 5
 
 
-def test_agents_share_a_policy_and_keep_to_their_masks():
+def test_agents_share_a_policy_and_a_central_critic_and_keep_to_their_masks():
     env = Meet()
-    config = dataclasses.replace(SMALL, steps=32 * 16 * 20, num_envs=8, minibatches=3, memory="gru", stagger=False)
+    config = dataclasses.replace(
+        SMALL,
+        steps=32 * 16 * 20,
+        num_envs=8,
+        minibatches=3,
+        memory="gru",
+        stagger=False,
+        critic="central",
+        bootstrap=False,
+    )
     trainer, state, metrics = trained(env, config)
     one = jax.tree.map(lambda x: x[0], state)
     _, rollout = jax.jit(trainer.learner.collect)(one)
     assert rollout.action.shape == (16, 8 * 3)
     legal = np.take_along_axis(np.asarray(rollout.mask), np.asarray(rollout.action)[..., None], -1)
     assert legal.all() and not np.asarray(rollout.mask).all()
+    # the critic sees what all three agents see, the policy what one of them does
+    everything = np.repeat(np.asarray(rollout.obs).reshape(16, 8, 15), 3, axis=1)
+    np.testing.assert_array_equal(rollout.privileged, everything)
+    assert one.params["critic"]["torso"][0]["kernel"].shape[0] == config.gru_size + 15
+    assert one.params["actor"]["torso"][0]["kernel"].shape[0] == 5
     assert metrics["episode_length"][0] == 9.0
     assert evaluate(env, policy(env, config, state), 64, seed=0).returns.mean() > 5.0  # uniform: about 3.6
 
@@ -471,6 +485,8 @@ def test_updates_do_not_depend_on_how_they_are_chunked(walk):
         ({"memory": "gru", "hidden": ()}, "dense layer"),
         ({"activation": "gelu"}, "tanh, relu"),
         ({"critic": "privileged"}, "bootstrap = false"),
+        ({"critic": "central"}, "bootstrap = false"),
+        ({"critic": "global"}, "observation, central or privileged"),
         ({"hidden": (8, 0)}, "hidden"),
         ({"gamma": float("nan")}, "gamma"),
         ({"imitation_share": 0.0}, "imitation_share"),
