@@ -47,7 +47,7 @@ class ResourceAllocationParams(Coexistence, EnvParams):
     step_min: float = struct.field(default=1.0, low=0.01, high=60.0, unit="min", doc="one step, one finite-key block")
     graph: int = struct.field(default=0, low=0, high=1, doc="0: the topology named; 1: its held-out stand-in")
     relock_steps: float = struct.field(
-        default=3.0, low=0.0, high=100.0, unit="step", doc="without key after a change of wavelength"
+        default=5.0, low=0.0, high=100.0, unit="step", doc="without key after a change of wavelength"
     )
     resync_share: float = struct.field(
         default=0.5, low=0.0, high=1.0, doc="of a slot that several links claim, lost to changing over"
@@ -68,11 +68,11 @@ class ResourceAllocationParams(Coexistence, EnvParams):
     premium_weight: float = struct.field(default=4.0, low=1.0, high=100.0, doc="value of their key; of others' 1")
     shortest_order_steps: float = struct.field(default=8.0, low=1.0, high=1e4, unit="step", doc="to deliver, from ...")
     longest_order_steps: float = struct.field(default=30.0, low=1.0, high=1e4, unit="step", doc="... to")
-    order_spread: float = struct.field(default=3.0, low=1.0, high=100.0, doc="greatest order over a middling one")
+    order_spread: float = struct.field(default=4.0, low=1.0, high=100.0, doc="greatest order over a middling one")
     soon_steps: float = struct.field(default=5.0, low=0.0, unit="step", doc="'due soon'")
     # classical traffic
     drop_price: float = struct.field(
-        default=0.15, low=0.0, high=10.0, doc="of a high lightpath's minute without power, in link values"
+        default=0.4, low=0.0, high=10.0, doc="of a high lightpath's minute without power, in link values"
     )
     common_price: float = struct.field(default=0.25, low=0.0, high=10.0, doc="a common lightpath's price over that")
 

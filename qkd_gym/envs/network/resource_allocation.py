@@ -95,7 +95,7 @@ class ResourceAllocation(Environment[ResourceAllocationState, ResourceAllocation
     ## Transition Dynamics
 
     Settings change; then lightpaths come and go (unseen before the decision), then key is made. A new wavelength costs
-    3 steps of relocking without claims. A slot that one link claims is its own; one that k claim loses half to changing
+    5 steps of relocking without claims. A slot that one link claims is its own; one that k claim loses half to changing
     over and is divided. The step's clicks are one finite-key block, 60 s times the share of slots: short blocks pay
     more than their share for statistics. Pools spill above their capacity. Then tenants are served, premium ones first:
     what is left of the order, as far as every link of the route releases it and holds it; delivered key is burnt on all
@@ -106,7 +106,7 @@ class ResourceAllocation(Environment[ResourceAllocationState, ResourceAllocation
     ## Reward
 
     The same for all links: key delivered, in units of each tenant's mean demand, weighted (premium 4), over the sum of
-    weights; less the price of lightpaths cut off (0.15 / links for a high one, a quarter of it for a common one). Mean
+    weights; less the price of lightpaths cut off (0.4 / links for a high one, a quarter of it for a common one). Mean
     demand served without a cut is 1 a step.
 
     ## Starting State
@@ -142,7 +142,7 @@ class ResourceAllocation(Environment[ResourceAllocationState, ResourceAllocation
 
     ## Scenarios
 
-    `training`: random fibres, tenants and loads of the default network. `easy`: everything lasts four times as long,
+    `training`: random fibres and tenants on the network named. `easy`: everything lasts four times as long,
     fibres are alike. `ood-traffic`, `ood-fibre`, `ood-topology`: one shift each.
 
     ## Baselines

@@ -1,0 +1,396 @@
+"""Bounds of `resource_allocation`, and what agents leave below them: `python -m benchmarks.resource_allocation`.
+
+The linear bound knows all lightpaths and orders of an episode beforehand. Its unknowns are, step by step, the share of
+each link's time at the detectors, the level of its pool, and the key given to each tenant. Every episode of every
+policy is a feasible point of it that is worth at least as much:
+
+- key: a block of a share s of the step yields at most s times what the whole step yields (finite statistics favour long
+  blocks; a test checks it), at most that of the best wavelength for the traffic of that step;
+- detectors: shares at one node sum to 1 at most, with or without contested slots;
+- launch power: a level that cuts nothing off is free, so the lowest of those is taken; a lower one is paid in
+  proportion to the share that uses it, never more than the task's price;
+- pools: key in the pool before serving is at most the capacity, and what is not used can be spilled at any time;
+- contracts: key of an order is delivered between its placing and its deadline, at most its size, and burns as much on
+  every link of its route. Release rules and the order of serving are free, key is divisible.
+
+It forgets relocking and that a minute allows one change. The integer bound (small networks, short episodes) tunes each
+link to one wavelength at a time and charges relocking; HiGHS' proven bound is used, solved to the end or not. Solved
+once an episode, kept in `benchmarks/resource_allocation_bounds.json`.
+
+Printed beside the value is the avoidable loss, (bound - value) / (bound - value of the fixed band).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from agents.registry import agents_for
+from benchmarks.leaderboard.jobs import Job, keep_compiled_programs
+from qkd_gym.envs.core import Episode
+from qkd_gym.envs.network import allocation as task
+from qkd_gym.envs.network import coexistence as light
+from qkd_gym.envs.network.resource_allocation import ResourceAllocation
+from qkd_gym.evaluation.protocol import EVALUATION_SEED
+from qkd_gym.evaluation.runner import episode_keys, evaluate, record_exogenous
+
+BOUNDS = Path(__file__).with_name("resource_allocation_bounds.json")
+#: Avoidable loss is measured from this agent's episodes.
+REFERENCE = "fixed_band"
+#: The small case of the integer bound: three links that share their detectors, one hour.
+SMALL, SMALL_STEPS, SMALL_LIMIT_S = "tokyo2010", 60, 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Story:
+    """All that happens in an episode whatever the agents do. Key in units of `task.UNIT_BITS`.
+
+    Attributes:
+        key: `(steps, links, waves, powers)`, of a step with the detectors to oneself. price: `(steps, links, powers)`.
+        group: `(links,)`, the detectors that a link uses. stock, capacity: `(links,)`. route: `(tenants, links)`.
+        tenant, size, first, last: of each order; it may be served in the steps `first` ... `last`.
+        unit: `(tenants,)`, return of a unit of key. relock: steps. wave: `(links,)`, at the start.
+    """
+
+    key: np.ndarray
+    price: np.ndarray
+    group: np.ndarray
+    stock: np.ndarray
+    capacity: np.ndarray
+    route: np.ndarray
+    tenant: np.ndarray
+    size: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    unit: np.ndarray
+    relock: int
+    wave: np.ndarray
+
+    @property
+    def offered(self) -> float:
+        """Return of all orders."""
+        return float(self.size @ self.unit[self.tenant])
+
+
+# ---- stories ---------------------------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnames=("env",))
+def _start(keys: Array, *, env: ResourceAllocation) -> Episode:
+    return env.reset_batch(keys[:, 0])[1]
+
+
+@functools.partial(jax.jit, static_argnames=("env", "steps"))
+def _record(running: Episode, keys: Array, *, env: ResourceAllocation, steps: int) -> Any:
+    return record_exogenous(env, running, keys, steps)
+
+
+@jax.jit
+def _tables(lit: Array, state: Any, params: Any) -> tuple[Array, Array]:
+    """(key `(steps, links, waves, powers)` in units, price `(steps, links, powers)`) under the traffic of each step."""
+    powers = jnp.arange(task.POWERS, dtype=jnp.float32)
+
+    def step(lit: Array) -> tuple[Array, Array]:
+        full = jnp.sum(jnp.where(lit[:, None, :] > 0, state.noise, 0), axis=2)
+        noise = full[:, :, None] * light.power_factor(powers, params)[None, None]
+        pulses = params.clock_hz * 60 * params.step_min
+        bits = light.block_bits(state.eta[:, :, None], noise, pulses, params.misalignment_error[:, None, None], params)
+        common, high = jax.vmap(lambda power: light.cut_off(lit, power, params))(powers)
+        price = (high + params.common_price * common) * params.drop_price * params.step_min / lit.shape[0]
+        return bits / task.UNIT_BITS, price.T
+
+    return jax.lax.map(step, lit)
+
+
+def stories(env: ResourceAllocation, seed: int, episodes: int, steps: int | None = None) -> list[Story]:
+    """The stories of the first evaluation episodes of a seed."""
+    steps = steps or int(env.default_params.max_steps_in_episode)
+    keys = episode_keys(seed, episodes)
+    running = _start(keys, env=env)
+    public = dataclasses.replace(env, scenario="training")  # the scenario is in the links alone
+    trace = jax.device_get(_record(running, keys, env=public, steps=steps))
+    running = jax.device_get(running)
+    return [_story(env, jax.tree.map(lambda x, i=i: x[i], (running, trace)), steps) for i in range(episodes)]
+
+
+def _story(env: ResourceAllocation, recorded: Any, steps: int) -> Story:
+    start, trace = recorded
+    state, params = start.state, start.params
+    key, price = jax.device_get(_tables(trace["lit"][1 : steps + 1], state, params))
+    when, tenant = np.nonzero(trace["ordered"][:steps])
+    return Story(
+        key=key.astype(float),
+        price=price.astype(float),
+        group=env.plans[int(params.graph)].together.argmax(axis=1),
+        stock=state.level.astype(float),
+        capacity=state.capacity.astype(float),
+        route=state.route > 0,
+        tenant=tenant,
+        size=trace["ordered"][when, tenant].astype(float),
+        first=when,
+        last=np.minimum(when + trace["left"][when, tenant], steps) - 1,
+        unit=np.asarray(task.units_of_value(state.demand, params), float),
+        relock=int(params.relock_steps),
+        wave=state.wave,
+    )
+
+
+# ---- programs --------------------------------------------------------------------------------------------------------
+
+
+class _Rows:
+    """Inequalities A x <= b, gathered in blocks."""
+
+    def __init__(self) -> None:
+        self.rows, self.columns, self.data, self.right = [], [], [], []
+        self.count = 0
+
+    def add(self, right: np.ndarray, *parts: tuple[Any, Any, Any]) -> None:
+        """One row for each entry of `right`; parts are (row in the block, column, coefficient)."""
+        for row, column, value in parts:
+            row = np.ravel(row)
+            self.rows.append(row + self.count)
+            self.columns.append(np.ravel(column))
+            self.data.append(np.broadcast_to(np.ravel(value), row.shape).astype(float))
+        self.right.append(np.asarray(right, float))
+        self.count += len(right)
+
+
+def _solve(story: Story, integer: bool, limit_s: float) -> float:
+    """Largest return of an episode, in the relaxations that the module describes."""
+    from scipy import sparse
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    steps, links, waves, powers = story.key.shape
+    cells, rows = steps * links, _Rows()
+    # Ways to use the detectors: (cell, wavelength or, in the linear bound, the best of them, power). Of free powers the
+    # lowest; of paid ones those that make more key than the free one.
+    key = story.key if integer else story.key.max(axis=2, keepdims=True)
+    key = key.reshape(cells, -1, powers)
+    price = story.price.reshape(cells, powers)
+    free = price <= 1e-9
+    best_free = np.where(free[:, None, :], key, 0).max(axis=2)
+    cell, wave = np.nonzero(best_free > 0)
+    paid_cell, paid_wave, paid_power = np.nonzero(~free[:, None, :] & (key > best_free[:, :, None]))
+    ways = np.concatenate([cell, paid_cell])
+    way_wave = np.concatenate([wave, paid_wave])
+    made = np.concatenate([best_free[cell, wave], key[paid_cell, paid_wave, paid_power]])
+    paid = np.concatenate([np.zeros(len(cell)), price[paid_cell, paid_power]])
+    x = np.arange(len(ways))
+    level = len(x) + np.arange(cells)
+    # deliveries: one column for each order and step in which it may be served
+    span = story.last - story.first + 1
+    order = np.repeat(np.arange(len(span)), span)
+    when = np.arange(len(order)) - np.repeat(np.cumsum(span) - span, span) + story.first[order]
+    given = level[-1] + 1 + np.arange(len(order))
+    total = int(given[-1]) + 1
+    delivery, link = np.nonzero(story.route[story.tenant[order]])
+    on_cell = when[delivery] * links + link
+
+    at = np.arange(cells)
+    rows.add(np.ones(cells), (ways // links * links + story.group[ways % links], x, 1.0))
+    before = at[links:]
+    rows.add(
+        np.concatenate([story.stock, np.zeros(cells - links)]),
+        (at, level, 1.0),
+        (on_cell, given[delivery], 1.0),
+        (before, level[before - links], -1.0),
+        (ways, x, -made),
+    )
+    rows.add(np.tile(story.capacity, steps), (at, level, 1.0), (on_cell, given[delivery], 1.0))
+    rows.add(story.size, (order, given, 1.0))
+    value = np.zeros(total)
+    value[x], value[given] = paid, -story.unit[story.tenant[order]]
+    whole = np.zeros(total)
+    if integer:
+        # tuned[cell, wave], and whether it was tuned there just now; relocking steps make nothing
+        places = np.arange(cells * waves)
+        tuned, turned = total + places, total + cells * waves + places
+        total += 2 * cells * waves
+        value = np.concatenate([value, np.zeros(2 * cells * waves)])
+        whole = np.concatenate([whole, np.ones(cells * waves), np.zeros(cells * waves)])
+        locked = [
+            (places[j * links * waves :], turned[: len(places) - j * links * waves], 1.0) for j in range(story.relock)
+        ]
+        rows.add(np.zeros(len(places)), (ways * waves + way_wave, x, 1.0), (places, tuned, -1.0), *locked)
+        begin = np.zeros((steps, links, waves))
+        begin[0, np.arange(links), story.wave] = 1
+        later = places[links * waves :]
+        rows.add(
+            begin.ravel(), (places, tuned, 1.0), (places, turned, -1.0), (later, tuned[later - links * waves], -1.0)
+        )
+        rows.add(np.ones(cells), (places // waves, tuned, 1.0))
+    upper = np.ones(total)
+    upper[level], upper[given] = np.inf, np.inf
+    matrix = sparse.coo_matrix(
+        (np.concatenate(rows.data), (np.concatenate(rows.rows), np.concatenate(rows.columns))), (rows.count, total)
+    ).tocsc()
+    found = milp(
+        value,
+        constraints=LinearConstraint(matrix, -np.inf, np.concatenate(rows.right)),
+        bounds=Bounds(0, upper),
+        integrality=whole,
+        options={"time_limit": limit_s} if integer else {},
+    )
+    if integer and found.mip_dual_bound is not None:
+        return float(-found.mip_dual_bound)
+    if found.status != 0:
+        raise RuntimeError(f"HiGHS did not solve the bound: {found.message}")
+    return float(-found.fun)
+
+
+def linear_bound(story: Story) -> float:
+    """Largest return of an episode with free tuning."""
+    return _solve(story, integer=False, limit_s=np.inf)
+
+
+def integer_bound(story: Story, limit_s: float = SMALL_LIMIT_S) -> float:
+    """The same with one wavelength at a time and relocking; what HiGHS has proven after `limit_s`."""
+    return _solve(story, integer=True, limit_s=limit_s)
+
+
+def bounds(env: ResourceAllocation, seed: int, episodes: int, steps: int | None = None) -> np.ndarray:
+    """(linear, integer or nan, offered) of each episode; solved once, kept in `BOUNDS`. `steps`: the small case."""
+    kept = json.loads(BOUNDS.read_text()) if BOUNDS.exists() else {}
+    network = env.topology if isinstance(env.topology, str) else env.topology.name
+    name = f"{env.id} {network} {env.scenario} seed={seed}" + (f" steps={steps}" if steps else "")
+    entry = kept.setdefault(name, {})
+    for index, story in enumerate(stories(env, seed, episodes, steps)):
+        facts = [story.key, story.price, story.stock, story.capacity, story.size, story.first, story.last, story.unit]
+        digest = hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in facts)).hexdigest()[:16]
+        if entry.get(str(index), {}).get("digest") == digest:
+            continue
+        values = {"linear": linear_bound(story), "offered": story.offered}
+        if steps:
+            values["integer"] = min(integer_bound(story), values["linear"])
+        entry[str(index)] = {"digest": digest} | {k: round(v, 4) for k, v in values.items()}
+        BOUNDS.write_text(json.dumps(kept, indent=1) + "\n")
+        print(f"{name} episode {index}: {values}", file=sys.stderr, flush=True)
+    rows = [entry[str(i)] for i in range(episodes)]
+    return np.array([[row["linear"], row.get("integer", np.nan), row["offered"]] for row in rows])
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def interval(values: np.ndarray) -> str:
+    """Mean and 95 % half width, %."""
+    return f"{100 * values.mean():.1f} ± {196 * values.std(ddof=1) / np.sqrt(len(values)):.1f}"
+
+
+def check(name: str, returns: np.ndarray, limit: np.ndarray) -> None:
+    if (over := returns > limit * (1 + 1e-5)).any():
+        raise RuntimeError(f"{name} exceeds its bound in episodes {np.flatnonzero(over).tolist()}")
+
+
+def measure_scenario(env: ResourceAllocation, names: list[str] | None, episodes: int) -> None:
+    """Plays all agents and prints their table."""
+    agents = {n: a for n, a in agents_for(env).items() if not names or n in names}
+    played = {n: Job(env, n, a, episodes, EVALUATION_SEED).run() for n, a in agents.items()}
+    limit = bounds(env, EVALUATION_SEED, episodes)
+    steps = int(env.default_params.max_steps_in_episode)
+    print(f"\n{env.id}, {env.scenario}, {episodes} episodes\n")
+    print("| agent | return a step, % | of the bound, % | cut off, % | spilled, % of key | avoidable loss, % |")
+    print("|---|---|---|---|---|---|")
+    for name, result in played.items():
+        check(name, result.returns, limit[:, 0])
+        s, lost = result.sums, "-"
+        if REFERENCE in played:
+            gap, whole = limit[:, 0] - result.returns, limit[:, 0] - played[REFERENCE].returns
+            lost = f"{100 * gap.sum() / whole.sum():.0f}"
+        print(
+            f"| {name} | {interval(result.returns / steps)} | {100 * result.returns.sum() / limit[:, 0].sum():.1f} "
+            f"| {interval(s['drop_cost'] / steps)} | {interval(s['spilled_bits'] / s['certifiable_bits'])} | {lost} |"
+        )
+    print(f"| clairvoyant linear bound | {interval(limit[:, 0] / steps)} | 100 | | | 0 |")
+    print(f"| asked for | {interval(limit[:, 2] / steps)} | | | | |", flush=True)
+
+
+class Short(ResourceAllocation):
+    """Episodes of an hour, for the integer bound."""
+
+    def sample_params(self, key, scenario=None):
+        return dataclasses.replace(super().sample_params(key, scenario), max_steps_in_episode=SMALL_STEPS)
+
+
+def measure_small(episodes: int) -> None:
+    """How loose the linear bound is: both bounds and practice where the integer one can be had."""
+    env = Short(topology=SMALL)
+    limit = bounds(env, EVALUATION_SEED, episodes, SMALL_STEPS)
+    print(f"\n{SMALL}, {SMALL_STEPS} steps, {episodes} episodes\n\n| agent | return a step, % |\n|---|---|")
+    for name, agent in agents_for(env).items():
+        result = evaluate(env, agent, episodes, EVALUATION_SEED)
+        check(name, result.returns, limit[:, 1])
+        print(f"| {name} | {interval(result.returns / SMALL_STEPS)} |")
+    print(f"| integer bound | {interval(limit[:, 1] / SMALL_STEPS)} |")
+    print(f"| linear bound | {interval(limit[:, 0] / SMALL_STEPS)} |", flush=True)
+
+
+def measure_speed(num_envs: int, steps: int = 50, rounds: int = 3) -> None:
+    """Steps a second of one processor core, random legal actions, and memory of an environment."""
+    env = ResourceAllocation()
+
+    def many(key: Array, episodes: Episode) -> tuple[Episode, Array]:
+        def body(episodes: Episode, key: Array) -> tuple[Episode, Array]:
+            odds = jax.random.uniform(key, (num_envs, env.num_agents, task.ACTIONS))
+            action = jnp.argmax(jnp.where(jax.vmap(env.mask)(episodes), odds, -1), axis=-1).astype(jnp.int32)
+            out = env.step_batch(jax.random.split(key, num_envs), episodes, action)
+            return out[1], out[0].mean()
+
+        return jax.lax.scan(body, episodes, jax.random.split(key, steps))
+
+    obs, episodes = jax.jit(env.reset_batch)(jax.random.split(jax.random.key(0), num_envs))
+    begin = time.process_time()
+    compiled = jax.jit(many).lower(jax.random.key(1), episodes).compile()
+    compile_s, best = time.process_time() - begin, float("inf")
+    for _ in range(rounds):
+        begin = time.process_time()
+        jax.block_until_ready(compiled(jax.random.key(1), episodes))
+        best = min(best, (time.process_time() - begin) / (steps * num_envs))
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(episodes)) / num_envs / 1e3
+    print("| agents | environments | steps/s | us per step | observation, kB | state and parameters, kB | compile, s |")
+    print("|---|---|---|---|---|---|---|")
+    print(
+        f"| {env.num_agents} | {num_envs} | {1 / best:,.0f} | {1e6 * best:.1f} | {obs.nbytes / num_envs / 1e3:.1f} "
+        f"| {held:.1f} | {compile_s:.0f} |"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.resource_allocation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--episodes", type=int, default=16, help="default: %(default)s")
+    parser.add_argument("--scenarios", nargs="+", default=["training"], help="default: training")
+    parser.add_argument("--agents", nargs="+", help="default: all")
+    parser.add_argument("--small", action="store_true", help="the integer bound of the small case instead")
+    parser.add_argument("--speed", action="store_true", help="measure the speed instead")
+    parser.add_argument("--num-envs", type=int, default=1024, help="for --speed (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    keep_compiled_programs()
+    if arguments.speed:
+        measure_speed(arguments.num_envs)
+    elif arguments.small:
+        measure_small(arguments.episodes)
+    else:
+        for scenario in arguments.scenarios:
+            measure_scenario(ResourceAllocation(scenario=scenario), arguments.agents, arguments.episodes)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
