@@ -1,0 +1,5 @@
+"""Resource allocation for PettingZoo: `parallel_env(**options)`, `env(**options)`, `raw_env(**options)`."""
+
+from qkd_gym.pettingzoo import faces_of
+
+parallel_env, env, raw_env = faces_of("qkd_gym.envs.network.resource_allocation:ResourceAllocation")
