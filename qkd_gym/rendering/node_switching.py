@@ -184,4 +184,6 @@ class Renderer:
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("hours since the start", fontsize=9)
         axes.set_title("demand of all pairs, Mbit/s, mean of 15 min", fontsize=9.5, loc="left")
-        axes.legend(loc="upper right", fontsize=7.5, frameon=False, ncols=3, borderaxespad=0.1)
+        axes.legend(
+            loc="lower right", bbox_to_anchor=(1.01, 1.0), fontsize=7.5, frameon=False, ncols=3, borderaxespad=0.1
+        )
