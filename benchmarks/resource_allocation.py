@@ -39,7 +39,7 @@ from jaxtyping import Array
 
 from agents.registry import agents_for
 from benchmarks.leaderboard.jobs import Job, keep_compiled_programs
-from qkd_gym.envs.core import Episode
+from qkd_gym.envs.core import Episode, strong
 from qkd_gym.envs.network import allocation as task
 from qkd_gym.envs.network import coexistence as light
 from qkd_gym.envs.network.resource_allocation import ResourceAllocation
@@ -49,8 +49,8 @@ from qkd_gym.evaluation.runner import episode_keys, evaluate, record_exogenous
 BOUNDS = Path(__file__).with_name("resource_allocation_bounds.json")
 #: Avoidable loss is measured from this agent's episodes.
 REFERENCE = "fixed_band"
-#: The small case of the integer bound: three links that share their detectors, one hour.
-SMALL, SMALL_STEPS, SMALL_LIMIT_S = "tokyo2010", 60, 60.0
+#: The small case of the integer bound: three links that share their detectors, one hour, heavy load.
+SMALL, SMALL_STEPS, SMALL_LOAD, SMALL_LIMIT_S = "tokyo2010", 60, 5.0, 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,12 +261,15 @@ def integer_bound(story: Story, limit_s: float = SMALL_LIMIT_S) -> float:
     return _solve(story, integer=True, limit_s=limit_s)
 
 
+def _kept() -> dict[str, dict[str, Any]]:
+    return json.loads(BOUNDS.read_text()) if BOUNDS.exists() else {}
+
+
 def bounds(env: ResourceAllocation, seed: int, episodes: int, steps: int | None = None) -> np.ndarray:
     """(linear, integer or nan, offered) of each episode; solved once, kept in `BOUNDS`. `steps`: the small case."""
-    kept = json.loads(BOUNDS.read_text()) if BOUNDS.exists() else {}
     network = env.topology if isinstance(env.topology, str) else env.topology.name
     name = f"{env.id} {network} {env.scenario} seed={seed}" + (f" steps={steps}" if steps else "")
-    entry = kept.setdefault(name, {})
+    entry = _kept().get(name, {})
     for index, story in enumerate(stories(env, seed, episodes, steps)):
         facts = [story.key, story.price, story.stock, story.capacity, story.size, story.first, story.last, story.unit]
         digest = hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in facts)).hexdigest()[:16]
@@ -276,7 +279,8 @@ def bounds(env: ResourceAllocation, seed: int, episodes: int, steps: int | None 
         if steps:
             values["integer"] = min(integer_bound(story), values["linear"])
         entry[str(index)] = {"digest": digest} | {k: round(v, 4) for k, v in values.items()}
-        BOUNDS.write_text(json.dumps(kept, indent=1) + "\n")
+        # read again: others may have written meanwhile
+        BOUNDS.write_text(json.dumps(_kept() | {name: entry}, indent=1) + "\n")
         print(f"{name} episode {index}: {values}", file=sys.stderr, flush=True)
     rows = [entry[str(i)] for i in range(episodes)]
     return np.array([[row["linear"], row.get("integer", np.nan), row["offered"]] for row in rows])
@@ -319,10 +323,11 @@ def measure_scenario(env: ResourceAllocation, names: list[str] | None, episodes:
 
 
 class Short(ResourceAllocation):
-    """Episodes of an hour, for the integer bound."""
+    """Episodes of an hour under a heavy load, for the integer bound."""
 
     def sample_params(self, key, scenario=None):
-        return dataclasses.replace(super().sample_params(key, scenario), max_steps_in_episode=SMALL_STEPS)
+        drawn = super().sample_params(key, scenario)
+        return dataclasses.replace(drawn, max_steps_in_episode=SMALL_STEPS, load=SMALL_LOAD)
 
 
 def measure_small(episodes: int) -> None:
@@ -330,12 +335,77 @@ def measure_small(episodes: int) -> None:
     env = Short(topology=SMALL)
     limit = bounds(env, EVALUATION_SEED, episodes, SMALL_STEPS)
     print(f"\n{SMALL}, {SMALL_STEPS} steps, {episodes} episodes\n\n| agent | return a step, % |\n|---|---|")
-    for name, agent in agents_for(env).items():
+    for name, agent in agents_for(ResourceAllocation(topology=SMALL)).items():
         result = evaluate(env, agent, episodes, EVALUATION_SEED)
         check(name, result.returns, limit[:, 1])
         print(f"| {name} | {interval(result.returns / SMALL_STEPS)} |")
     print(f"| integer bound | {interval(limit[:, 1] / SMALL_STEPS)} |")
     print(f"| linear bound | {interval(limit[:, 0] / SMALL_STEPS)} |", flush=True)
+
+
+class Instant(ResourceAllocation):
+    """Relocking takes no time."""
+
+    def sample_params(self, key, scenario=None):
+        return dataclasses.replace(super().sample_params(key, scenario), relock_steps=0.0)
+
+
+#: Constants that switch off one part of the best practice.
+PARTS = {
+    "all of it": {},
+    "launch power kept for every format": {"lowest": 1.0},
+    "fixed turns at the detectors": {"share_need": 0.0, "share_empty": 0.0, "share_yield": 0.0},
+    "no key kept for premium tenants": {"reserve": 0.0, "soon": 0.0},
+    "noise by the nominal model only": {"trust": 0.0},
+    "retuned for any gain": {"gain": 1.0},
+}
+
+
+def measure_parts(episodes: int) -> None:
+    """What each part of the best practice is worth, on the same episodes, and what relocking costs it."""
+    whole = jax.tree.map(np.float32, agents_for(ResourceAllocation())["best_fit"])
+    steps = int(ResourceAllocation().default_params.max_steps_in_episode)
+    print("\n| best_fit | return a step, % | less, % |\n|---|---|---|")
+    first = np.zeros(episodes)
+    for name, changes in PARTS.items():
+        agent = dataclasses.replace(whole, **{k: np.float32(v) for k, v in changes.items()})
+        now = evaluate(ResourceAllocation(), agent, episodes, EVALUATION_SEED).returns / steps
+        first = first if changes else now
+        print(f"| {name} | {interval(now)} | {interval(first - now)} |", flush=True)
+    now = evaluate(Instant(), whole, episodes, EVALUATION_SEED).returns / steps
+    print(f"| relocking takes no time | {interval(now)} | {interval(first - now)} |", flush=True)
+
+
+def measure_rates(lengths_km: tuple[float, ...] = (15.0, 35.0, 45.0, 55.0, 65.0), place: int = 3) -> None:
+    """Key beside light: kbit/s of links of some lengths, nominal fibre, detectors to oneself, at a place and in O."""
+    links = len(lengths_km)
+    params = strong(
+        dataclasses.replace(
+            ResourceAllocation().default_params,
+            length_km=np.array(lengths_km, np.float32),
+            extra_loss_db=np.ones(links, np.float32),
+            raman_factor=np.ones(links, np.float32),
+            misalignment_error=np.full(links, 0.005, np.float32),
+            neighbour_isolation_db=np.full((links, task.WAVES), 72.0, np.float32),
+        )
+    )
+    table, eta = np.asarray(light.noise_per_channel(params)), np.asarray(light.transmittance(params))
+    near = np.abs(np.asarray(params.classical_nm) - float(params.quantum_nm[place])) < float(params.guard_nm)
+    far = np.where(near, 0.0, 4 / (~near).sum())
+    one = far + (np.cumsum(near) == 1) * near
+    print("| | " + " | ".join(f"{km:g} km" for km in lengths_km) + " |\n|---" + "|---" * links + "|")
+    for name, lit, wave, power, share in (
+        ("C band, dark", 0 * far, place, 1, 1.0),
+        ("the same, a quarter of the time", 0 * far, place, 1, 0.25),
+        ("4 lightpaths' worth of light, no neighbour, power 3 dB below full", far, place, 1, 1.0),
+        ("one neighbour more", one, place, 1, 1.0),
+        ("the same, power 9 dB below full", one, place, 3, 1.0),
+        ("O band, all lit", np.ones_like(far), 0, 1, 1.0),
+    ):
+        noise = (table[:, wave] @ lit) * float(light.power_factor(jnp.float32(power), params))
+        pulses = float(params.clock_hz) * 60 * share
+        bits = light.block_bits(eta[:, wave], noise.astype(np.float32), pulses, params.misalignment_error, params)
+        print(f"| {name} | " + " | ".join(f"{x / 60e3:.0f}" for x in np.asarray(bits)) + " |")
 
 
 def measure_speed(num_envs: int, steps: int = 50, rounds: int = 3) -> None:
@@ -378,12 +448,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scenarios", nargs="+", default=["training"], help="default: training")
     parser.add_argument("--agents", nargs="+", help="default: all")
     parser.add_argument("--small", action="store_true", help="the integer bound of the small case instead")
+    parser.add_argument("--rates", action="store_true", help="print key rates beside classical light instead")
+    parser.add_argument("--parts", action="store_true", help="the best practice without each of its parts instead")
     parser.add_argument("--speed", action="store_true", help="measure the speed instead")
     parser.add_argument("--num-envs", type=int, default=1024, help="for --speed (default: %(default)s)")
     arguments = parser.parse_args(argv)
     keep_compiled_programs()
     if arguments.speed:
         measure_speed(arguments.num_envs)
+    elif arguments.rates:
+        measure_rates()
+    elif arguments.parts:
+        measure_parts(arguments.episodes)
     elif arguments.small:
         measure_small(arguments.episodes)
     else:

@@ -29,12 +29,12 @@ STEPS, BATCH = 480, 21  # 10,080 steps
 
 @functools.cache
 def program():
-    """(key, networks, how to act) -> first episodes, states, actions, observations, rewards, metrics; time first."""
+    """(key, how to act) -> first episodes, states, actions, observations, rewards, metrics; time first."""
 
     @jax.jit
-    def run(key, params, active):
+    def run(key, active):
         key_start, key_acts, key_steps = jax.random.split(key, 3)
-        _, start = jax.vmap(ENV.reset)(jax.random.split(key_start, BATCH), params)
+        _, start = jax.vmap(ENV.reset)(jax.random.split(key_start, BATCH))
         step = jax.vmap(ENV.advance)
 
         def body(episodes, time):
@@ -54,11 +54,9 @@ def program():
 
 @functools.cache
 def played(active=1):
-    draw = jax.jit(jax.vmap(lambda key: strong(ENV.sample_params(key))))
-    params = jax.device_get(draw(jax.random.split(jax.random.key(5), BATCH)))
-    start, rest = jax.device_get(program()(jax.random.key(3), params, active))
+    start, rest = jax.device_get(program()(jax.random.key(3), active))
     before = jax.tree.map(lambda a, b: np.concatenate([a[None], b[:-1]]), start.state, rest[0])
-    return params, start, before, *rest
+    return start.params, start, before, *rest
 
 
 def test_every_unit_of_key_is_accounted_for_over_ten_thousand_random_steps():
