@@ -13,6 +13,8 @@ TASKS: dict[str, str] = {
     "qkd/PolarizationAlignment-v0": "qkd_gym.envs.calibration.polarization:PolarizationAlignment",
     "qkd/DecoyBlock-v0": "qkd_gym.envs.calibration.decoy_block:DecoyBlock",
     "qkd/KeyRouting-v0": "qkd_gym.envs.network.key_routing:KeyRouting",
+    "qkd/NodeSwitching-v0": "qkd_gym.envs.network.node_switching:NodeSwitching",
+    "qkd/ResourceAllocation-v0": "qkd_gym.envs.network.resource_allocation:ResourceAllocation",
 }
 
 

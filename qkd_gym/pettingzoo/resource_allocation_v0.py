@@ -2,4 +2,4 @@
 
 from qkd_gym.pettingzoo import faces_of
 
-parallel_env, env, raw_env = faces_of("qkd_gym.envs.network.resource_allocation:ResourceAllocation")
+parallel_env, env, raw_env = faces_of("qkd/ResourceAllocation-v0")

@@ -18,6 +18,7 @@ RENDERERS: dict[str, str] = {
     "PolarizationAlignment": "qkd_gym.rendering.polarization:Renderer",
     "DecoyBlock": "qkd_gym.rendering.decoy_block:Renderer",
     "KeyRouting": "qkd_gym.rendering.key_routing:Renderer",
+    "NodeSwitching": "qkd_gym.rendering.node_switching:Renderer",
     "ResourceAllocation": "qkd_gym.rendering.resource_allocation:Renderer",
 }
 
