@@ -41,7 +41,7 @@ class Renderer:
         state = episode.state
         held = np.asarray(state.held).astype(float)
         colour = held @ self._colours
-        locking = (np.asarray(state.relock_left) > 0)[:, None]
+        locking = np.asarray(state.relock_left)[:, None] > 0
         colour = np.where(locking, 0.35 * colour + 0.65, colour)
         self._strip.append(np.where(held.any(axis=1)[:, None], colour, 1.0))
         self._value.append((float(info["secret_bits"]), float(info["demand_bits"])))
@@ -166,7 +166,7 @@ class Renderer:
         )
 
     def _draw_value(self, axes: Any, span: int) -> None:
-        """Demand and what was served of it, means over a quarter of an hour, Mbit/s."""
+        """Demand and what was served of it, means over a quarter of an hour."""
         rates = np.array(self._value).reshape(-1, 2) / 60e6
         window = 15
         if len(rates) >= window:
@@ -183,7 +183,7 @@ class Renderer:
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("hours since the start", fontsize=9)
-        axes.set_title("demand of all pairs, Mbit/s, mean of 15 min", fontsize=9.5, loc="left")
+        axes.set_title("demand of all pairs, Mbit/s", fontsize=9.5, loc="left")
         axes.legend(
             loc="lower right", bbox_to_anchor=(1.01, 1.0), fontsize=7.5, frameon=False, ncols=3, borderaxespad=0.1
         )
