@@ -23,7 +23,7 @@ from qkd_gym.physics.sampling import bits_to_normal, bits_to_uniform, random_bit
 #: One step.
 STEP_S = 60.0
 DAY_MIN = 1440.0
-#: Largest insertion loss of the switch on a data sheet, and what a pair's controller assumes before it has measured.
+#: Insertion loss of a pairing, from unit to unit; before it is measured, controllers go by the middle.
 INSERTION_DB = (1.0, 2.0)
 #: Decay of the demand that is seen, min (design value).
 SEEN_DEMAND_MIN = 10.0
