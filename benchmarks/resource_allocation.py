@@ -330,12 +330,14 @@ class Short(ResourceAllocation):
         return dataclasses.replace(drawn, max_steps_in_episode=SMALL_STEPS, load=SMALL_LOAD)
 
 
-def measure_small(episodes: int) -> None:
+def measure_small(names: list[str] | None, episodes: int) -> None:
     """How loose the linear bound is: both bounds and practice where the integer one can be had."""
     env = Short(topology=SMALL)
     limit = bounds(env, EVALUATION_SEED, episodes, SMALL_STEPS)
     print(f"\n{SMALL}, {SMALL_STEPS} steps, {episodes} episodes\n\n| agent | return a step, % |\n|---|---|")
     for name, agent in agents_for(ResourceAllocation(topology=SMALL)).items():
+        if names and name not in names:
+            continue
         result = evaluate(env, agent, episodes, EVALUATION_SEED)
         check(name, result.returns, limit[:, 1])
         print(f"| {name} | {interval(result.returns / SMALL_STEPS)} |")
@@ -461,7 +463,7 @@ def main(argv: list[str] | None = None) -> int:
     elif arguments.parts:
         measure_parts(arguments.episodes)
     elif arguments.small:
-        measure_small(arguments.episodes)
+        measure_small(arguments.agents, arguments.episodes)
     else:
         for scenario in arguments.scenarios:
             measure_scenario(ResourceAllocation(scenario=scenario), arguments.agents, arguments.episodes)
