@@ -7,7 +7,8 @@
     python -m benchmarks.ldpc --print              # efficiencies of the table against physics and bounds
     python -m benchmarks.ldpc --again 64000/0.75/p0/s0/f1.080 --frames 100
 
-Points are appended to runs/ldpc/points.jsonl one by one: a killed run loses the point it was at.
+Points are appended to runs/ldpc/points.jsonl one by one: a killed run loses the point it was at. Points of the
+package's table are not measured again.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def _again(name: str, frames: int | None) -> None:
 def _run(blocks: list[int], mothers: bool, points: Path) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    known = sweep.read(points)
+    known = table.points() | sweep.read(points)
     todo = [s for b in blocks for s in codes.settings(b) if not (mothers and (s.punctured or s.shortened))]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:

@@ -67,9 +67,14 @@ def settings(block: int) -> Iterator[Setting]:
         yield Setting(block, above, shortened=round(block * (above - target) / (1 - target)))
 
 
+def recipe(block: int, rate: float) -> str:
+    """What a mother code is built from, hashed: the same recipe builds the same code."""
+    facts = [RECIPE, block, rate, SEED, LIFT, BLOCK_COLUMNS, density_evolution.load()[rate]]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
 def _file(block: int, rate: float) -> str:
-    recipe = [RECIPE, block, rate, SEED, LIFT, BLOCK_COLUMNS, density_evolution.load()[rate]]
-    return f"{block}-{rate:g}-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}.npz"
+    return f"{block}-{rate:g}-{recipe(block, rate)}.npz"
 
 
 def save(code: Code, file: Path) -> None:

@@ -55,9 +55,7 @@ def enough(frames: int, errors: int, most: int) -> bool:
     return hopeless or frames >= most or (frames >= FEWEST and errors >= ENOUGH_ERRORS)
 
 
-def measure(
-    setting: Setting, efficiency: float, most: int, report: Callable[[int, int], None] | None = None
-) -> Record:
+def measure(setting: Setting, efficiency: float, most: int, report: Callable[[int, int], None] | None = None) -> Record:
     """Run one point until it is `enough` and give its counts; `report(frames, errors)` is called after each frame."""
     code = codes.mother(setting.block, setting.mother_rate)
     qber = qber_at(setting.rate, efficiency)
@@ -123,6 +121,7 @@ def walk(setting: Setting, counts: Callable[[float, int], Record]) -> Iterator[R
     first = at(middle)
     yield first
     share = first["errors"] / first["frames"]
+    furthest = middle
     for direction in (1, -1):
         here, place = share, middle
         while (here > LOW if direction > 0 else here < HIGH) and abs(place - middle) < LONGEST * (1 + (direction > 0)):
@@ -132,9 +131,10 @@ def walk(setting: Setting, counts: Callable[[float, int], Record]) -> Iterator[R
                 break
             record = at(place)
             yield record
+            furthest = max(furthest, place)
             here = record["errors"] / record["frames"]
     for efficiency in EASY:
-        if efficiency > middle * step + 0.1:
+        if efficiency > furthest * step + 1e-9:
             yield counts(efficiency, EASY_FRAMES)
 
 

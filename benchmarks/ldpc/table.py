@@ -36,6 +36,20 @@ def finished(setting: codes.Setting, known: dict[str, sweep.Record]) -> list[swe
         return None
 
 
+def points(path: Path = TABLE) -> dict[str, sweep.Record]:
+    """The points of a table by name, as far as they are of the codes that would be built today."""
+    found = {}
+    for part in json.loads(path.read_text())["blocks"] if path.exists() else ():
+        block = part["block"]
+        today = {m["rate"] for m in part["mothers"] if m.get("recipe") == codes.recipe(block, m["rate"])}
+        for entry in part["settings"]:
+            if entry["mother_rate"] in today:
+                head = {"block": block} | {k: entry[k] for k in ("mother_rate", "punctured", "shortened")}
+                records = [head | dict(zip(COLUMNS, row, strict=True)) for row in entry["points"]]
+                found |= {sweep.point_name(sweep.setting_of(r), r["efficiency"]): r for r in records}
+    return found
+
+
 def _commit() -> str:
     run = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
     return run.stdout.strip() or "unknown"
@@ -55,6 +69,7 @@ def build(known: dict[str, sweep.Record]) -> dict[str, Any]:
                 degrees = code.variable_degrees
                 mothers[setting.mother_rate] = {
                     "rate": setting.mother_rate,
+                    "recipe": codes.recipe(block, setting.mother_rate),
                     "checks": code.checks,
                     "lift": code.lift,
                     "girth": construction.girth(code),
@@ -96,15 +111,15 @@ def build(known: dict[str, sweep.Record]) -> dict[str, Any]:
     }
 
 
-def write(points: Path, path: Path = TABLE) -> None:
-    """Write the table, one point a line.
+def write(measured: Path, path: Path = TABLE) -> None:
+    """Write the table, one point a line: what it held and what was measured since.
 
     Raises:
         SystemExit: if no setting is finished.
     """
-    content = build(sweep.read(points))
+    content = build(points(path) | sweep.read(measured))
     if not content["blocks"]:
-        raise SystemExit(f"{points} holds no finished setting: run python -m benchmarks.ldpc first")
+        raise SystemExit(f"{measured} holds no finished setting: run python -m benchmarks.ldpc first")
     text = json.dumps(content, indent=1)
     text = re.sub(r"\[\s+([^][{}]*?)\s+\]", lambda m: "[" + " ".join(m[1].split()) + "]", text)  # a row, a line
     path.write_text(text + "\n")

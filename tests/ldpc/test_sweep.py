@@ -2,12 +2,13 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.ldpc import codes, sweep
+from benchmarks.ldpc import codes, sweep, table
 from benchmarks.ldpc.codes import Setting
 from qkd_gym.physics import ldpc
 
@@ -98,3 +99,14 @@ def test_a_point_run_again_agrees_with_the_table() -> None:
     ours = sweep.interval(int(curve.errors[place]), int(curve.frames[place]))
     assert low <= ours[1] and ours[0] <= high
     assert again["iterations"] / frames == pytest.approx(float(curve.mean_iterations[place]), rel=0.35)
+
+
+def test_a_table_gives_its_points_back_while_the_codes_are_the_same(tmp_path, monkeypatch) -> None:
+    known = table.points()
+    again = tmp_path / "table.json"
+    table.write(tmp_path / "none.jsonl", shutil.copy(table.TABLE, again))
+    assert json.loads(again.read_text())["blocks"] == json.loads(table.TABLE.read_text())["blocks"]
+    curves = [c for c in ldpc.curves() if c.block == MOTHER.block]
+    assert sum(record["block"] == MOTHER.block for record in known.values()) == sum(len(c.qber) for c in curves)
+    monkeypatch.setattr(codes, "RECIPE", codes.RECIPE + 1)
+    assert table.points() == {}
