@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, Float, Int
 
 from qkd_gym import struct
 from qkd_gym.physics import raman
@@ -144,7 +144,7 @@ def power_factor(power: Array, params: Any) -> Array:
     return jnp.exp(-NEPER_PER_DB * params.power_step_db * power)
 
 
-def margin_db(power: Array, params: Any) -> tuple[Array, Array]:
+def margin_db(power: Any, params: Any) -> tuple[Array, Array]:
     """(common, high): received power above the sensitivity of either format, of each link."""
     high = params.launch_margin_db - params.power_step_db * power - params.extra_loss_db
     return high + params.high_sensitivity_dbm - params.common_sensitivity_dbm, high
@@ -188,7 +188,7 @@ def at_start(u: Float[Array, "links channels"], busy: Array, params: Any) -> Int
 
 
 def comings(
-    lit: Int[Array, "links channels"], u: Float[Array, "links channels"], busy: Array, minutes: ArrayLike, params: Any
+    lit: Int[Array, "links channels"], u: Float[Array, "links channels"], busy: Array, minutes: Any, params: Any
 ) -> Int[Array, "links channels"]:
     """Lit positions some minutes later: free ones are taken, lightpaths end, all independently."""
     wait = jnp.where(busy, params.busy_min, params.quiet_min)[:, None]
