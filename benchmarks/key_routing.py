@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -29,12 +30,14 @@ from jaxtyping import Array
 
 from agents.registry import agents_for
 from benchmarks.leaderboard.jobs import Job, keep_compiled_programs
+from qkd_gym import topologies
 from qkd_gym.envs.core import Episode
 from qkd_gym.envs.network import key_routing as task
 from qkd_gym.envs.network.key_routing import KeyRouting
 from qkd_gym.envs.network.routes import unpack
 from qkd_gym.evaluation.protocol import EVALUATION_SEED
 from qkd_gym.evaluation.runner import episode_keys, record_exogenous
+from qkd_gym.topologies import Topology
 
 BOUNDS = Path(__file__).with_name("key_routing_bounds.json")
 #: Steps in a bin. Longer bins make a looser bound: key made late in a bin may serve early in it.
@@ -192,14 +195,31 @@ def bounds(env: KeyRouting, seed: int, episodes: int) -> np.ndarray:
     return np.array([[row["time_expanded"], row["fluid"], row["offered"]] for row in rows])
 
 
-def measure_speed(names: list[str], num_envs: int, steps: int = 50, rounds: int = 3) -> None:
-    """Steps a second of one processor core, random legal actions, and memory of an environment; prints a table."""
-    print("| topology | nodes | links | steps/s | us per step | observation, kB | state, kB | compile, s |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
-    for name in names:
-        env = KeyRouting(topology=name)
+def network(name: str) -> str | Topology:
+    """A shipped network, or `metroN`: a generated one of N nodes and 3 N / 2 links."""
+    size = re.fullmatch(r"metro(\d+)", name)
+    if size is None or name in topologies.names():
+        return name
+    nodes = int(size[1])
+    return topologies.generate_metro(nodes, 3 * nodes // 2, seed=nodes, radius_km=15 * (nodes / 46) ** 0.5)
 
-        def many(key: Array, episodes: Episode, env: KeyRouting = env) -> Episode:
+
+def measure_speed(names: list[str], most: int, picture: Path | None, steps: int = 50, rounds: int = 3) -> None:
+    """Steps a second of one processor core, random legal actions, and memory of an environment; prints a table.
+
+    Processor time counts, not the clock's, so that other programs on the machine matter little.
+    """
+    print(
+        "| topology | nodes | links | environments | steps/s | us per step | observation, kB | state, kB | compile, s |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    costs = []
+    for name in names:
+        env = KeyRouting(topology=network(name))
+        # as many as fit the processor's caches about as well
+        num_envs = int(np.clip(most * 300 / (env.num_agents * env.num_links), 16, most))
+
+        def many(key: Array, episodes: Episode, env: KeyRouting = env, num_envs: int = num_envs) -> Episode:
             def body(episodes: Episode, key: Array) -> tuple[Episode, Array]:
                 odds = jax.random.uniform(key, (num_envs, env.num_agents, env.num_paths + 2))
                 action = jnp.argmax(jnp.where(jax.vmap(env.mask)(episodes), odds, -1), axis=-1).astype(jnp.int32)
@@ -218,10 +238,39 @@ def measure_speed(names: list[str], num_envs: int, steps: int = 50, rounds: int 
             best = min(best, (time.process_time() - begin) / (steps * num_envs))
         held = sum(leaf.nbytes for leaf in jax.tree.leaves(episodes)) / num_envs / 1e3
         print(
-            f"| {name} | {env.num_agents} | {env.num_links} | {1 / best:,.0f} | {1e6 * best:.1f} "
+            f"| {name} | {env.num_agents} | {env.num_links} | {num_envs} | {1 / best:,.0f} | {1e6 * best:.1f} "
             f"| {obs.nbytes / num_envs / 1e3:.1f} | {held:.1f} | {compile_s:.0f} |",
             flush=True,
         )
+        costs.append((env.num_agents, 1e6 * best, held + obs.nbytes / num_envs / 1e3))
+    if picture is not None:
+        draw_speed(np.array(costs), picture)
+
+
+def draw_speed(costs: np.ndarray, path: Path) -> None:
+    """Microseconds a step, and kilobytes of an environment, against the number of nodes, `(networks, 3)`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    nodes, cost, held = costs[np.argsort(costs[:, 0])].T
+    figure = Figure(figsize=(7.2, 3.2), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, (values, unit, color) in enumerate(
+        ((cost, "us per step, one core", "#2a6f97"), (held, "kB per environment", "#2a8c4a"))
+    ):
+        axes = figure.add_subplot(1, 2, place + 1)
+        axes.loglog(nodes, values, "o-", color=color)
+        for x, y in zip(nodes, values, strict=True):
+            label = f"{y:,.3g}" if y < 1000 else f"{y:,.0f}"
+            axes.annotate(label, (x, y), (6, -12), textcoords="offset points")
+        axes.loglog(nodes, values[0] * (nodes / nodes[0]) ** 2, ":", color="#8a8f98", label="nodes squared")
+        axes.set_xticks(nodes, [f"{n:.0f}" for n in nodes])
+        axes.minorticks_off()
+        axes.margins(0.2, 0.2)
+        axes.set(xlabel="nodes", ylabel=unit)
+        axes.legend(frameon=False, loc="upper left")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
 
 
 def interval(values: np.ndarray, percent: bool = True) -> str:
@@ -240,11 +289,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--paths", type=int, default=5, help="paths that agents choose from (default: %(default)s)")
     parser.add_argument("--topology", default="nsfnet14", help="default: %(default)s")
     parser.add_argument("--speed", nargs="+", metavar="TOPOLOGY", help="measure the speed on these instead")
-    parser.add_argument("--num-envs", type=int, default=1024, help="for --speed (default: %(default)s)")
+    parser.add_argument("--num-envs", type=int, default=1024, help="for --speed, at most (default: %(default)s)")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="for --speed: where to draw it")
     arguments = parser.parse_args(argv)
     keep_compiled_programs()
     if arguments.speed:
-        measure_speed(arguments.speed, arguments.num_envs)
+        measure_speed(arguments.speed, arguments.num_envs, arguments.picture)
         return 0
     for scenario in arguments.scenarios:
         env = KeyRouting(topology=arguments.topology, num_paths=arguments.paths, scenario=scenario)

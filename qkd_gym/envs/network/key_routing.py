@@ -246,8 +246,9 @@ class KeyRouting(Environment[KeyRoutingState, KeyRoutingParams]):
 
     ## Baselines
 
-    Practice: shortest path, widest path, least loaded, reservation, prices. Bound: a clairvoyant linear program
-    (`python -m benchmarks.key_routing`). Figures: docs/tasks/key_routing.md.
+    Practice: shortest path, first fit, widest path, least loaded, reservation, prices. Told all pools: the last two.
+    Trained: PPO. Bound: a clairvoyant linear program (`python -m benchmarks.key_routing`). Figures:
+    docs/tasks/key_routing.md.
 
     ## Version History
 
