@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,16 +43,29 @@ ROLES = {"zero": "passive", "practice": "practice", "ceiling": "ceiling", "one":
 ZERO: dict[str, str] = {"KeyRouting": "shortest_path"}
 
 
-def _routing_bound(env: Environment, seed: int, episodes: int) -> np.ndarray:
-    from benchmarks.key_routing import bounds
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """A proven bound, in the place of the oracles.
 
-    return bounds(env, seed, episodes)[:, 0]
+    Attributes:
+        name: what stands for the agent. module: holds `bounds(env, seed, episodes)`, `(episodes, n)`, the bound first.
+        most: episodes, where one takes so long that no more are worked out; then all anchors are of as many.
+    """
+
+    name: str
+    module: str
+    most: int = sys.maxsize
+
+    def of(self, env: Environment, episodes: int) -> np.ndarray:
+        """Of each of the first episodes."""
+        return importlib.import_module(self.module).bounds(env, EVALUATION_SEED, min(episodes, self.most))[:, 0]
 
 
-#: Task name -> (name, bound on the return of each of episodes 0 ... of a seed), where one is proven that nobody plays;
-#: in the place of the oracles.
-BOUNDS: dict[str, tuple[str, Callable[[Any, int, int], np.ndarray]]] = {
-    "KeyRouting": ("clairvoyant linear program", _routing_bound),
+#: Task name -> the bound on its returns, where no oracle is known.
+BOUNDS = {
+    "KeyRouting": Bound("clairvoyant linear program", "benchmarks.key_routing"),
+    "NodeSwitching": Bound("priced port time", "benchmarks.node_switching", most=PROTOCOLS["quick"].episodes),
+    "ResourceAllocation": Bound("clairvoyant linear program", "benchmarks.resource_allocation"),
 }
 
 
@@ -105,13 +119,14 @@ def anchors(
     """The reference numbers of one scenario; `kinds` are the candidates for each anchor."""
     agents = agents_for(env)
     found: dict[str, Anchor] = {}
-    if env.name in BOUNDS:
-        label, bound = BOUNDS[env.name]
-        found["one"] = Anchor.of(label, bound(env, EVALUATION_SEED, episodes), EVALUATION_SEED)
+    if bound := BOUNDS.get(env.name):
+        found["one"] = Anchor.of(bound.name, bound.of(env, episodes), EVALUATION_SEED)
+        episodes = found["one"].episodes
     for anchor, names in kinds.items():
         trial = {name: _play(env, name, agents[name], STRETCH, tick).mean() for name in names}
         best = max(trial, key=lambda name: trial[name])
-        anchored = Anchor.of(best, _play(env, best, agents[best], episodes, tick, counted=STRETCH), EVALUATION_SEED)
+        returns = _play(env, best, agents[best], episodes, tick, counted=STRETCH)[:episodes]
+        anchored = Anchor.of(best, returns, EVALUATION_SEED)
         found[anchor], interval = anchored, Interval(anchored.mean, anchored.low, anchored.high)
         console.print(f"{env.id} {env.scenario:14s} {anchor:9s} {best:24s} {interval}", markup=False, highlight=False)
     if missing := {"zero", "one"} - set(found):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -137,14 +139,19 @@ def test_stretches_join_to_the_whole():
     np.testing.assert_allclose(joined.sums["distance"], whole.sums["distance"], rtol=1e-6)
 
 
-def test_a_proven_bound_takes_the_place_of_the_oracles(toy_world, monkeypatch):
-    bound = np.linspace(6.5, 7.0, reference.STRETCH)
-    monkeypatch.setitem(reference.BOUNDS, "WindyWalk", ("a proof", lambda env, seed, episodes: bound[:episodes]))
+@pytest.mark.parametrize("most", [32, 16])
+def test_a_proven_bound_takes_the_place_of_the_oracles(toy_world, monkeypatch, most):
+    """Where the bound is of fewer episodes, so are all anchors."""
+    bound = np.linspace(6.5, 7.0, most)
+    proof = types.SimpleNamespace(bounds=lambda env, seed, episodes: np.stack([bound[:episodes]] * 2, axis=1))
+    monkeypatch.setitem(sys.modules, "a_proof", proof)
+    monkeypatch.setitem(reference.BOUNDS, "WindyWalk", reference.Bound("a proof", "a_proof", most))
     monkeypatch.setitem(reference.ZERO, "WindyWalk", "gentle")
     assert reference.main(["--file", str(toy_world), "--scenarios", "training"]) == 0
     frozen = json.loads(toy_world.read_text())["tasks"]["qkd/WindyWalk-v0"]["scenarios"]["training"]
     assert frozen["zero"]["agent"] == "gentle" and frozen["practice"]["agent"] == "firm"
     assert frozen["one"]["agent"] == "a proof" and frozen["one"]["returns"] == scores.rounded(bound).tolist()
+    assert {len(frozen[anchor]["returns"]) for anchor in ("zero", "practice", "one")} == {most}
 
 
 def test_leaderboard_and_reference(toy_world, tmp_path, monkeypatch, capsys):
