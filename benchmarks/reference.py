@@ -63,9 +63,9 @@ class Bound:
 
 #: Task name -> the bound on its returns, where no oracle is known.
 BOUNDS = {
-    "KeyRouting": Bound("clairvoyant linear program", "benchmarks.key_routing"),
-    "NodeSwitching": Bound("priced port time", "benchmarks.node_switching", most=PROTOCOLS["quick"].episodes),
-    "ResourceAllocation": Bound("clairvoyant linear program", "benchmarks.resource_allocation"),
+    "KeyRouting": Bound("clairvoyant linear program", "benchmarks.key_routing", most=64),
+    "NodeSwitching": Bound("clairvoyant Lagrangian dual", "benchmarks.node_switching", most=32),
+    "ResourceAllocation": Bound("clairvoyant linear program", "benchmarks.resource_allocation", most=64),
 }
 
 
