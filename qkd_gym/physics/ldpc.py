@@ -1,11 +1,11 @@
 """Measured frame error rates of LDPC error correction.
 
 `data/ldpc_fer.json` holds counts of decoded frames: codes of ours of 1e4 bits (progressive edge growth) and 6.4e4 bits
-(quasi-cyclic), mother rates from 0.5 to 0.9 and, of 1e4 bits, punctured and shortened ones between them. Sum-product
-decoding of syndromes over the binary symmetric channel; what it takes to repeat the counts stands with them.
-`python -m benchmarks.ldpc` makes the table; `python -m benchmarks.ldpc --print` compares its efficiencies with the
-finite-length bound. At a failure rate of 0.01 they are 0.12 (rate 0.5) to 0.3 (0.9) above it for 1e4 bits, 0.10 for
-6.4e4. These codes can be built; they are not the best there could be: for a family given by its threshold use
+(quasi-cyclic), mother rates from 0.5 to 0.9 (0.8 of 6.4e4 bits) and, of 1e4 bits, punctured and shortened ones between
+them. Sum-product decoding of syndromes over the binary symmetric channel; what it takes to repeat the counts stands
+with them. `python -m benchmarks.ldpc` makes the table; `python -m benchmarks.ldpc --print` compares its efficiencies
+with the finite-length bound. At a failure rate of 0.01 they are 0.12 (rate 0.5) to 0.3 (0.9) above it for 1e4 bits,
+0.10 for 6.4e4. These codes can be built; they are not the best there could be: for a family given by its threshold use
 `reconciliation.frame_error_rate`.
 
 Between measured points the log-odds of failure are linear in the efficiency f = (1-R)/h(QBER); between measured rates
