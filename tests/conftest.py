@@ -12,6 +12,7 @@ os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if os.environ.get("QKD_GYM_TEST_X64"):
@@ -20,3 +21,11 @@ if os.environ.get("QKD_GYM_TEST_X64"):
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.register_profile("searching", print_blob=True)
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs():
+    """A process may have 65,530 memory maps (Linux, `vm.max_map_count`), each program takes some, and XLA crashes at
+    the end of them: the whole suite in two processes comes close."""
+    yield
+    jax.clear_caches()
