@@ -37,7 +37,7 @@ $(CONSUMERS)/.ready: pyproject.toml constraints-consumers.txt
 	@echo "[set-up] creating $(CONSUMERS): foreign trainers that pin other versions than ours (a few minutes)"
 	@$(PYTHON) -m venv $(CONSUMERS)
 	@$(CONSUMERS)/bin/python $(PIP_INSTALL) -c constraints-consumers.txt -e ".[evaluation,agents,bench]" \
-	  gymnax rejax six pytest
+	  gymnax jaxmarl rejax six pytest hypothesis
 	@touch $@
 
 # --- what users run ---------------------------------------------------------------------------------------------------
@@ -48,11 +48,14 @@ bench: $(VENV)/.bench  ## score every shipped agent by the quick protocol (about
 bench-full: $(VENV)/.bench  ## the same by the full protocol: 256 episodes, all scenarios (long)
 	@$(BIN)/python -m benchmarks.leaderboard --protocol full
 
+# A worker that crashes ends the run: pytest-xdist hands its test to the next one, and then waits for ever.
+TEST := -m pytest -n 2 --dist loadfile --max-worker-restart 0
+
 test: $(VENV)/.dev  ## run the tests
 	@$(BIN)/ruff check .
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python $(TEST)
 	@echo "[test] again in double precision: contract, tasks"
-	@QKD_GYM_TEST_X64=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/test_core.py tests/test_contract.py tests/envs
+	@QKD_GYM_TEST_X64=1 $(BIN)/python $(TEST) tests/test_core.py tests/test_contract.py tests/envs
 
 consumers: $(CONSUMERS)/.ready  ## train foreign trainers, unmodified, through every face
 	@$(CONSUMERS)/bin/python -m pytest -p no:cacheprovider tests/consumers --consumers

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,11 @@ def _lines(path: str) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.throughput",
-        description="Race tasks, faces and trainers against gymnax, hand-written twins and Stable-Baselines3. "
+        description="Race tasks, faces and trainers against gymnax, JaxMARL, hand-written twins and Stable-Baselines3. "
         "Contestants alternate in one run; the ratio is the median over the rounds. Exits 1 if a 'must' is missed.",
         epilog="example: make throughput    (installs the contestants and runs this)",
     )
-    names = ("tasks", "single", "vector", "keys", "ppo", "recompilations")
+    names = ("tasks", "networks", "single", "vector", "keys", "ppo", "recompilations")
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="which races (default: all)")
     parser.add_argument("--rounds", type=int, default=7, help="times that each contestant runs (default: 7)")
     parser.add_argument("--out", type=Path, default=HERE / "results.json", help="where the figures go")
@@ -62,12 +63,13 @@ def main() -> int:
 
     makers = {
         "tasks": races.tasks_against_gymnax,
+        "networks": races.networks_against_jaxmarl,
         "single": lambda: [races.single_step()],
         "vector": lambda: [races.vector_step()],
         "keys": lambda: [races.finite_keys()],
         "ppo": lambda: [races.ppo()],
     }
-    console, rows, ratios = Console(), [], []
+    console, rows, ratios = Console() if sys.stdout.isatty() else Console(width=160), [], []
     for name in track([n for n in makers if n in options.only], description="racing", console=console):
         for race in makers[name]():
             seconds = alternate(race.contestants, options.rounds)
@@ -107,7 +109,7 @@ def main() -> int:
         )
     recompiled = races.recompilations() if "recompilations" in options.only else {}
 
-    table = Table(title="Throughput: ours / theirs, median [lowest, highest] of the rounds")
+    table = Table(title="Throughput: ours / theirs, median (and range) of the rounds")
     for column in ("race", "against", "ratio", "range", "must", "aim", "verdict", "ours per s", "theirs per s"):
         table.add_column(column, justify="left" if column in ("race", "against", "verdict") else "right")
     missed = 0

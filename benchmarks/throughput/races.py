@@ -1,4 +1,4 @@
-"""The contestants: our tasks, faces and trainers beside gymnax, hand-written twins and Stable-Baselines3.
+"""The contestants: our tasks, faces and trainers beside gymnax, JaxMARL, hand-written twins and Stable-Baselines3.
 
 Every race builds its contestants and returns them with the pair whose ratio is the goal.
 """
@@ -18,6 +18,7 @@ from benchmarks.throughput.contest import Contestant
 from benchmarks.throughput.scalar_finite_key import key_bits
 from benchmarks.throughput.twin import Twin, numpy_ops, python_ops
 from qkd_gym.envs.core import Environment
+from qkd_gym.envs.network.key_routing import KeyRouting
 from qkd_gym.evaluation.agent import sample_action
 
 TWIN_TASK = "qkd/PolarizationAlignment-v0"  # the task whose physics the twins repeat
@@ -61,6 +62,8 @@ def our_scan(env: Environment, num_envs: int, steps: int) -> Callable[[], object
         return episodes, reward
 
     def action(key):
+        if env.agents:
+            return jax.random.randint(key, (num_envs, len(env.agents)), 0, int(space.n), jnp.int32)
         return jax.vmap(lambda k: sample_action(k, space))(jax.random.split(key, num_envs))
 
     return _scan(step, lambda keys: env.reset_batch(keys)[1], action, num_envs, steps)
@@ -96,6 +99,35 @@ def tasks_against_gymnax(num_envs: int = 4096, steps: int = 100) -> list[Race]:
         ours = Contestant(our_scan(env, num_envs, steps), num_envs * steps)
         contestants = {env.id: ours, "gymnax Pendulum-v1": pendulum}
         races.append(Race(f"{env.id}, N={num_envs}", contestants, env.id, "gymnax Pendulum-v1", must=0.1, aim=0.3))
+    return races
+
+
+def jaxmarl_scan(name: str, num_envs: int, steps: int) -> Callable[[], object]:
+    import jaxmarl
+
+    env = jaxmarl.make(name)
+
+    def step(keys, states, actions):
+        _, states, rewards, *_ = jax.vmap(env.step)(keys, states, actions)
+        return states, rewards[env.agents[0]]
+
+    def action(key):
+        drawn = jax.random.randint(key, (len(env.agents), num_envs), 0, env.action_space(env.agents[0]).n, jnp.int32)
+        return dict(zip(env.agents, drawn, strict=True))
+
+    return _scan(step, lambda keys: jax.vmap(env.reset)(keys)[1], action, num_envs, steps)
+
+
+def networks_against_jaxmarl(num_envs: int = 1024, steps: int = 50) -> list[Race]:
+    """Each multi-agent task against JaxMARL's simple_spread of three agents: random actions, auto-reset, one scan."""
+    spread = "JaxMARL simple_spread"
+    theirs = Contestant(jaxmarl_scan("MPE_simple_spread_v3", num_envs, steps), num_envs * steps)
+    tasks = [env for env in map(qkd_gym.make, qkd_gym.TASKS) if env.agents]
+    named = {f"{env.id}, {len(env.agents)} agents": env for env in (*tasks, KeyRouting(topology="ring6"))}
+    races = []
+    for name, env in named.items():
+        ours = Contestant(our_scan(env, num_envs, steps), num_envs * steps)
+        races.append(Race(f"{name}, N={num_envs}", {name: ours, spread: theirs}, name, spread, must=1, aim=5))
     return races
 
 

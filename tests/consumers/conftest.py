@@ -6,7 +6,7 @@ import importlib
 import jax
 import pytest
 
-NEEDED = ("gymnax", "rejax", "stable_baselines3", "sb3_contrib")
+NEEDED = ("gymnax", "jaxmarl", "rejax", "stable_baselines3", "sb3_contrib")
 
 
 def pytest_addoption(parser):
