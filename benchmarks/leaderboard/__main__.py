@@ -10,7 +10,9 @@ import dataclasses
 import json
 import platform
 import sys
+import threading
 import time
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,11 @@ from benchmarks.leaderboard.entries import Board, Played, make_board
 from benchmarks.leaderboard.jobs import ROOT, Job, commit, footprint_of, keep_compiled_programs, processor
 from qkd_gym import TASKS, make
 from qkd_gym.evaluation.protocol import PROTOCOLS, Protocol
+from qkd_gym.evaluation.runner import EpisodeResults
 from qkd_gym.evaluation.scores import Reference
+
+#: Tasks at a time: one is traced while another is compiled or played, for which XLA lets go of the interpreter.
+AT_ONCE = 2
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,38 +70,51 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def run(envs: list[Any], protocol: Protocol, console: Console) -> list[Board]:
     """All boards of these tasks; prints a line for each evaluation that is finished."""
-    plan = [
-        (dataclasses.replace(env, scenario=scenario), agents)
-        for env, agents in [(env, agents_for(env)) for env in envs]
-        for scenario in protocol.scenarios(env)
-    ]
-    total = sum(len(agents) for _, agents in plan)
+    agents = {env: agents_for(env) for env in envs}
+    total = sum(len(agents[env]) * len(protocol.scenarios(env)) for env in envs)
     columns = (TextColumn("{task.completed:.0f}/{task.total} {task.description}"), BarColumn(), TimeElapsedColumn())
-    boards = []
+    pool, printing, stopping = ThreadPoolExecutor(AT_ONCE), threading.Lock(), threading.Event()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         shown = bar.add_task("", total=total)
-        for env, agents in plan:
-            played = []
-            for name, agent in agents.items():
-                label = f"{env.name} {env.scenario} {name}"
-                bar.update(shown, description=label)
-                started = time.monotonic()
-                job = Job(env, name, agent, protocol.episodes, protocol.seed)
-                known = job.stored()
-                results = known or job.run()
-                footprint = footprint_of(PRETRAINED / f"{name}.safetensors", env) if agent.role == "learned" else None
-                played.append(Played(name, agent, results, footprint))
+
+        def play(env: Any, name: str, agent: Any) -> EpisodeResults:
+            label = f"{env.name} {env.scenario} {name}"
+            bar.update(shown, description=label)
+            started = time.monotonic()
+            job = Job(env, name, agent, protocol.episodes, protocol.seed)
+            known = job.stored()
+            results = known or job.run()
+            took = "kept" if known else f"{time.monotonic() - started:.1f} s"
+            with printing:
                 bar.advance(shown)
-                took = "kept" if known else f"{time.monotonic() - started:.1f} s"
-                done = int(bar.tasks[0].completed)
-                console.print(
-                    f"[{done:2d}/{total}] {label:50s} {results.returns.mean():8.4g}  {took}",
-                    markup=False,
-                    highlight=False,
-                    soft_wrap=True,
-                )
-            boards.append(make_board(env, played))
-    return boards
+                line = f"[{bar.tasks[0].completed:2.0f}/{total}] {label:50s} {results.returns.mean():8.4g}  {took}"
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+            return results
+
+        def play_all(env: Any) -> dict[Any, list[EpisodeResults]]:
+            shifted = [dataclasses.replace(env, scenario=scenario) for scenario in protocol.scenarios(env)]
+            todo = agents[env].items()
+            return {board: [play(board, *one) for one in todo if not stopping.is_set()] for board in shifted}
+
+        try:
+            playing = [pool.submit(play_all, env) for env in envs]
+            wait(playing, return_when=FIRST_EXCEPTION)
+        finally:
+            stopping.set()
+            pool.shutdown(cancel_futures=True)
+        played = [one.result() for one in playing]
+        bar.update(shown, description="timing the decisions of trained policies")
+        return [
+            make_board(board, [_timed(env, *one) for one in zip(agents[env].items(), results, strict=True)])
+            for env, of_task in zip(envs, played, strict=True)
+            for board, results in of_task.items()
+        ]
+
+
+def _timed(env: Any, named: tuple[str, Any], results: EpisodeResults) -> Played:
+    name, agent = named
+    footprint = footprint_of(PRETRAINED / f"{name}.safetensors", env) if agent.role == "learned" else None
+    return Played(name, agent, results, footprint)
 
 
 def _report(protocol: Protocol, boards: list[Board], seconds: float) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import subprocess
+import threading
 import zipfile
 import zlib
 from pathlib import Path
@@ -77,7 +78,7 @@ class Job:
             return done
         results = evaluate(self.env, self.agent, self.episodes, self.seed, first=self.first, progress=progress)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f".{os.getpid()}.part.npz")
+        part = self.path.with_name(f".{os.getpid()}-{threading.get_ident()}.part.npz")
         np.savez(part, **_pack(results))
         part.replace(self.path)
         return results

@@ -6,6 +6,8 @@ import dataclasses
 import io
 import json
 import sys
+import threading
+import time
 import types
 
 import numpy as np
@@ -22,6 +24,7 @@ from qkd_gym.envs.centralised import Centralised
 from qkd_gym.evaluation import scores
 from qkd_gym.evaluation.agent import PassiveAgent, RandomAgent
 from qkd_gym.evaluation.policy_file import LearnedPolicy, PolicySpec, save_policy
+from qkd_gym.evaluation.protocol import PROTOCOLS
 from qkd_gym.evaluation.runner import evaluate
 from tests.evaluation.test_policy_file import random_weights
 from tests.evaluation.test_runner import LinearPolicy, SeesAll, Steer, WindyWalk
@@ -205,6 +208,28 @@ def test_leaderboard_and_reference(toy_world, tmp_path, monkeypatch, capsys):
     assert scale["zero"]["episodes"] == 32 and "returns" not in scale["zero"]
     np.testing.assert_allclose([scale["zero"]["mean"], scale["one"]["mean"]], [zero, one], rtol=1e-4)
     assert (out / "leaderboard.png").stat().st_size > 5000
+
+
+def test_two_tasks_are_played_at_a_time_and_a_stop_stops_both(toy_world, monkeypatch):
+    """Both first evaluations wait for each other; then one is stopped, and its neighbour ends the one it is at."""
+    together, started = threading.Barrier(2, timeout=60), []
+
+    def meet(env, *a, **k):
+        started.append(env.name)
+        if started.count(env.name) == 1:
+            together.wait()
+        if env.name == "Second":
+            raise KeyboardInterrupt
+        time.sleep(0.5)
+        return evaluate(env, *a, **k)
+
+    class Second(WindyWalk):
+        name = "Second"
+
+    monkeypatch.setattr(jobs, "evaluate", meet)
+    with pytest.raises(KeyboardInterrupt):
+        leaderboard.run([ENV, Second()], PROTOCOLS["quick"], Console(file=io.StringIO()))
+    assert sorted(started) == ["Second", "WindyWalk"]
 
 
 def test_unknown_tasks_are_refused(capsys):
