@@ -299,9 +299,8 @@ rates, rates above their bound, and keys longer than the clicks behind them, and
     columns = ("protocol", "searched", "precision", "cases", "with key", "derivatives lost", "finds")
     return f"""{text}
 
-{cases:,} cases. *Derivatives lost* are no finds: those by a parameter at the upper end of its range, which is here
-the dark count probability of exactly 1/2, where no gate stays silent; and those in float32, whose range they leave
-where there are parts of a click or decoys of 1e-7 photons.
+{cases:,} cases. *Derivatives lost* are those in float32, whose range they leave where there are parts of a click or
+decoys of 1e-7 photons; they are no finds.
 
 {_table(columns, rows, (3, 4, 5))}"""
 

@@ -127,15 +127,27 @@ def lim_channel(
     k, eta, dark, after, mis = as_float(
         intensities, transmittance, dark_count_prob_per_gate, afterpulse_prob, misalignment_error
     )
-    dark_exponent = jnp.log1p(-2 * dark)
     detections, errors = [], []
     for mu in columns(k):
         light = eta * mu
-        detections.append(-jnp.expm1(dark_exponent - light))
+        detections.append(_detection(dark, light))
         errors.append(dark - mis * jnp.expm1(-light) + 0.5 * after * detections[-1])
     return ClickProbs(
         detection=stack(detections), click=stack([d * (1 + after) for d in detections]), error=stack(errors)
     )
+
+
+@jax.custom_jvp
+def _detection(dark: Array, light: Array) -> Array:
+    """1 - (1 - 2 p_dc) e^(-light), whose derivative is finite where every gate clicks, p_dc = 1/2, too."""
+    return -jnp.expm1(jnp.log1p(-2 * dark) - light)
+
+
+@_detection.defjvp
+def _detection_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    dark, light = primals
+    dark_dot, light_dot = tangents
+    return _detection(dark, light), jnp.exp(-light) * (2 * dark_dot + (1 - 2 * dark) * light_dot)
 
 
 def expected_counts(

@@ -211,6 +211,16 @@ def test_gradient_is_finite_in_empty_and_spoilt_blocks(k, dtype):
         assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(slope(counts)))
 
 
+@pytest.mark.parametrize("dark", [0.0, 0.3, 0.5])
+def test_detection_has_its_derivative_up_to_gates_that_always_click(dark, dtype):
+    """1 - (1 - 2 p_dc) e^(-eta mu): 2 e^(-eta mu) by the dark counts, (1 - 2 p_dc) mu e^(-eta mu) by eta."""
+    mu, eta = 0.5, 0.1
+    given = (jnp.asarray(dark, dtype), jnp.asarray(eta, dtype))
+    slopes = jax.jacobian(lambda d, eta: fk.lim_channel((mu,), eta, d).detection[0], (0, 1))(*given)
+    wanted = 2 * np.exp(-eta * mu), (1 - 2 * dark) * mu * np.exp(-eta * mu)
+    np.testing.assert_allclose(slopes, wanted, rtol=4 * np.finfo(dtype).eps)
+
+
 @pytest.mark.parametrize("mu", [(0.15, 0.5, 2e-4), (0.5, 0.4, 0.2), (0.5, 0.2, 0.2), (0.0, 0.0, 0.0)])
 def test_intensities_out_of_order_give_no_key_and_no_nan(mu, dtype):
     _, counts = key_at(3)
