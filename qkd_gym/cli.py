@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from qkd_gym.arguments import count
 from qkd_gym.registration import TASKS, make
 
 _DESCRIPTION = "Reinforcement-learning environments for quantum key distribution."
@@ -104,13 +105,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_task(sub)
     _add_play(sub)
-    sub.add_argument("--episode", type=_count(0), default=0, metavar="I", help="episode of that seed (default: 0)")
-    sub.add_argument("--steps", type=_count(1), metavar="N", help="stop after N steps (default: the whole episode)")
+    sub.add_argument("--episode", type=count(0), default=0, metavar="I", help="episode of that seed (default: 0)")
+    sub.add_argument("--steps", type=count(1), metavar="N", help="stop after N steps (default: the whole episode)")
     sub.add_argument(
         "--render", type=Path, metavar="FILE", help="draw it: an animation (.gif) or the last picture (.png)"
     )
-    sub.add_argument("--fps", type=_count(1), default=12, metavar="N", help="pictures a second (default: 12)")
-    sub.add_argument("--frames", type=_count(1), default=120, metavar="N", help="pictures at most (default: 120)")
+    sub.add_argument("--fps", type=count(1), default=12, metavar="N", help="pictures a second (default: 12)")
+    sub.add_argument("--frames", type=count(1), default=120, metavar="N", help="pictures at most (default: 120)")
 
     sub = command(
         "evaluate",
@@ -121,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_task(sub)
     _add_play(sub)
-    sub.add_argument("--episodes", type=_count(1), default=256, metavar="N", help="episodes (default: 256)")
+    sub.add_argument("--episodes", type=count(1), default=256, metavar="N", help="episodes (default: 256)")
     sub.add_argument("--json", action="store_true", help="print JSON on stdout, and nothing else there")
     return parser
 
@@ -139,24 +140,11 @@ def _add_play(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=_count(0),
+        type=count(0),
         default=EVALUATION_SEED,
         metavar="S",
         help=f"seed of the episodes (default: {EVALUATION_SEED}, that of the protocol)",
     )
-
-
-def _count(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value < 2**31:
-            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least {least}")
-        return value
-
-    return parse
 
 
 # ---- commands --------------------------------------------------------------------------------------------------------

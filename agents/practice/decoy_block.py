@@ -1,13 +1,12 @@
 """What operators do about block lengths: fixed lengths, event counters, Bayes filters, and alarms on telemetry.
 
 All agents look their settings up for the planned length and the loss that the last slices showed; they differ in how
-they judge the risk of the next slices. `--tune` scans each agent's constants on tuning seeds, `--settings` checks the
-look-up table against a search over loss and length.
+they judge the risk of the next slices. `python -m agents.practice.decoy_block` searches their constants on tuning
+seeds, `--settings` checks the look-up table against a search over loss and length.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from agents.practice.tuning import Grid, tune_named, tuning_parser
 from qkd_gym import struct
 from qkd_gym.envs.calibration.decoy_block import (
     CHANNELS,
@@ -32,7 +32,6 @@ from qkd_gym.envs.calibration.decoy_block import (
 )
 from qkd_gym.envs.core import strong
 from qkd_gym.evaluation.agent import Agent
-from qkd_gym.evaluation.runner import evaluate
 from qkd_gym.physics.decoy_settings import near_optimal_settings
 from qkd_gym.physics.disturbance import Hazard, hazard_law, hazard_rates, stationary_storm_prob
 from qkd_gym.physics.information import NEPER_PER_DB
@@ -490,8 +489,8 @@ AGENTS: dict[str, Agent] = {
     "telemetry-bayes": TelemetryBayesRule(),
 }
 
-#: What `--tune` scans, one constant at a time around the shipped values.
-TUNING: dict[str, dict[str, tuple]] = {
+#: Values that are tried, one constant after the other.
+GRIDS: dict[str, Grid] = {
     "fixed-length-20": {"slices": (5, 7, 10, 14, 20, 28, 40, 60)},
     "event-rate": {
         "average_s": (600, 900, 1200, 2400),
@@ -512,22 +511,6 @@ TUNING: dict[str, dict[str, tuple]] = {
         "stretch": (0.8, 1.0, 1.2, 1.5),
     },
 }
-
-
-def tune(agents: dict[str, Any], scans: dict[str, dict[str, tuple]], episodes: int, seed: int) -> None:
-    """Print the mean return of each agent with one constant changed at a time, on tuning seeds."""
-    env = DecoyBlock()
-    for name, constants in scans.items():
-        shipped = agents[name]
-        # Every constant as an array, so that all candidates share one compiled program.
-        traced = {f.name: np.asarray(getattr(shipped, f.name), np.float32) for f in dataclasses.fields(shipped)}
-        print(name)
-        for constant, values in constants.items():
-            for value in values:
-                candidate = type(shipped)(**(traced | {constant: np.asarray(value, np.float32)}))
-                returns = evaluate(env, candidate, episodes, seed).returns
-                mark = "  <- shipped" if np.array_equal(traced[constant], np.asarray(value, np.float32)) else ""
-                print(f"    {constant} = {value}: {returns.mean():.2f}{mark}", flush=True)
 
 
 def check_settings() -> None:
@@ -567,18 +550,15 @@ def _table_share(key: Any, params: DecoyBlockParams, loss_db: Any, pulses: Any) 
     return bits(table) / jnp.maximum(best.max(), 1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tune", nargs="*", metavar="AGENT", help="scan the constants of these agents (none: of all)")
-    parser.add_argument("--settings", action="store_true", help="check the look-up table of settings")
-    parser.add_argument("--episodes", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=100, help="tuning seed; never one that scores are read on")
-    args = parser.parse_args()
-    if args.settings:
+def main(argv: list[str] | None = None) -> int:
+    parser = tuning_parser("decoy_block", __doc__, GRIDS, seed=100)
+    parser.add_argument("--settings", action="store_true", help="check the look-up table of settings instead")
+    options = parser.parse_args(argv)
+    if options.settings:
         check_settings()
-    if args.tune is not None:
-        tune(AGENTS, {n: c for n, c in TUNING.items() if not args.tune or n in args.tune}, args.episodes, args.seed)
+        return 0
+    return tune_named(DecoyBlock(), AGENTS, GRIDS, options)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

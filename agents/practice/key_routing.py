@@ -1,25 +1,22 @@
 """What operators do about routing: fixed paths, wide paths, unloaded paths, reserves for the important, prices.
 
 Every rule is each node's own: it reads that node's observation and mask and nothing else. They differ in how they rank
-the paths and in whom they let in. `python -m agents.practice.key_routing` scans their constants on tuning seeds.
+the paths and in whom they let in. `python -m agents.practice.key_routing` searches their constants on tuning seeds.
 """
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from agents.practice.tuning import Grid, tune_named, tuning_parser
 from qkd_gym import struct
+from qkd_gym.arguments import count, refusing
 from qkd_gym.envs.network.key_routing import KeyRouting, KeyRoutingParams, Reading, decode
 from qkd_gym.evaluation.agent import Agent
-from qkd_gym.evaluation.runner import evaluate
 
 
 @struct.dataclass
@@ -149,10 +146,8 @@ AGENTS: dict[str, Agent] = {
     "prices": Prices(hold=1.0),
 }
 
-#: Seed of the tuning episodes; the evaluation's own are never touched.
-TUNING_SEED = 101
-#: Values scanned, one constant after the other, twice round.
-GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
+#: Values that are tried, one constant after the other.
+GRIDS: dict[str, Grid] = {
     "reservation": {
         "reserve": (0.0, 0.15, 0.3, 0.45, 0.6, 0.75),
         "reserve_per_hop": (0.0, 0.05, 0.1, 0.15),
@@ -171,33 +166,13 @@ GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
 }
 
 
-def tune(env: KeyRouting, name: str, episodes: int, rounds: int = 2) -> Agent:
-    """Coordinate search over `GRIDS` on tuning episodes."""
-    agent = jax.tree.map(np.float32, AGENTS[name])  # arrays, so that one compiled program serves all candidates
-
-    def score(candidate: Agent) -> float:
-        return float(evaluate(env, candidate, episodes, TUNING_SEED).returns.mean())
-
-    best = score(agent)
-    for _, (constant, values) in itertools.product(range(rounds), GRIDS[name].items()):
-        for value in values:
-            candidate = dataclasses.replace(agent, **{constant: np.float32(value)})
-            if (now := score(candidate)) > best:
-                agent, best = candidate, now
-        print(f"{name}: {constant} = {float(getattr(agent, constant)):g}, return {best:.1f}", flush=True)
-    return agent
-
-
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m agents.practice.key_routing", description=__doc__)
-    parser.add_argument("--episodes", type=int, default=32, help="default: %(default)s")
-    parser.add_argument("--agents", nargs="+", choices=list(GRIDS), default=list(GRIDS))
-    parser.add_argument("--paths", type=int, default=5, help="default: %(default)s")
-    arguments = parser.parse_args(argv)
-    env = KeyRouting(num_paths=arguments.paths)
-    for name in arguments.agents:
-        print(tune(env, name, arguments.episodes))
-    return 0
+    parser = tuning_parser("key_routing", __doc__, GRIDS)
+    parser.add_argument("--paths", type=count(), default=5, help="default: %(default)s")
+    options = parser.parse_args(argv)
+    with refusing(parser):
+        env = KeyRouting(num_paths=options.paths)
+    return tune_named(env, AGENTS, GRIDS, options)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,11 @@
 
 The rules are one operator's: they read all transmitters' observations (and nothing else) and choose for all at once, by
 the best matching of a score. They differ in the score. `own_visits` has no operator: each transmitter reads its own.
-`python -m agents.practice.node_switching` scans their constants on tuning seeds.
+`python -m agents.practice.node_switching` searches their constants on tuning seeds.
 """
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import functools
 import itertools
 from typing import Any
@@ -18,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from agents.practice.tuning import Grid, tune_named, tuning_parser
 from qkd_gym import struct
 from qkd_gym.envs.network.node_switching import NodeSwitching
 from qkd_gym.envs.network.switching import Reading, decode
 from qkd_gym.evaluation.agent import Agent
-from qkd_gym.evaluation.runner import evaluate
 
 #: Up to so many ports on the larger side the best matching is found among all; beyond, pair by pair.
 _ALL_UP_TO = 6
@@ -197,10 +195,8 @@ AGENTS: dict[str, Agent] = {
     "visit_greedy": VisitGreedy(),
 }
 
-#: Seed of the tuning episodes; the evaluation's own are never touched.
-TUNING_SEED = 101
-#: Values scanned, one constant after the other, twice round.
-GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
+#: Values that are tried, one constant after the other.
+GRIDS: dict[str, Grid] = {
     "round_robin": {"blocks": (1.0, 2.0, 3.0, 4.0)},
     "longest_queue": {
         "margin": (0.0, 0.1, 0.2, 0.3, 0.5, 0.8),
@@ -229,31 +225,9 @@ GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
 }
 
 
-def tune(env: NodeSwitching, name: str, episodes: int, rounds: int = 2) -> Agent:
-    """Coordinate search over `GRIDS` on tuning episodes."""
-    agent = jax.tree.map(np.float32, AGENTS[name])  # arrays, so that one compiled program serves all candidates
-
-    def score(candidate: Agent) -> float:
-        return float(evaluate(env, candidate, episodes, TUNING_SEED).returns.mean())
-
-    best = score(agent)
-    for _, (constant, values) in itertools.product(range(rounds), GRIDS[name].items()):
-        for value in values:
-            candidate = dataclasses.replace(agent, **{constant: np.float32(value)})
-            if (now := score(candidate)) > best:
-                agent, best = candidate, now
-        print(f"{name}: {constant} = {float(getattr(agent, constant)):g}, return {best:.1f}", flush=True)
-    return agent
-
-
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m agents.practice.node_switching", description=__doc__)
-    parser.add_argument("--episodes", type=int, default=32, help="default: %(default)s")
-    parser.add_argument("--agents", nargs="+", choices=list(GRIDS), default=list(GRIDS))
-    arguments = parser.parse_args(argv)
-    for name in arguments.agents:
-        print(tune(NodeSwitching(), name, arguments.episodes))
-    return 0
+    options = tuning_parser("node_switching", __doc__, GRIDS).parse_args(argv)
+    return tune_named(NodeSwitching(), AGENTS, GRIDS, options)
 
 
 if __name__ == "__main__":

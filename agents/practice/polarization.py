@@ -2,29 +2,23 @@
 
 None of these knows the unit: axes, gains and pigtail have to be found out by moving. The Bayesian agent is in
 `agents.practice.polarization_filter`. The constants of the climbers and of the inversion are what
-`python -m agents.practice.polarization --tune NAME --episodes 128` found on the tuning seed 11.
+`python -m agents.practice.polarization --episodes 128` found on the tuning seed 11.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import itertools
-from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from agents.practice.polarization_filter import BeliefFilter
+from agents.practice.tuning import Grid, tune_named, tuning_parser
 from qkd_gym import struct
 from qkd_gym.envs.calibration.polarization import PolarizationAlignment, Reading, decode
-from qkd_gym.envs.core import strong
 from qkd_gym.evaluation.agent import Agent
-from qkd_gym.evaluation.protocol import check_training_seed
-from qkd_gym.evaluation.runner import evaluate
 
 
 class Climb(NamedTuple):
@@ -228,8 +222,8 @@ AGENTS: dict[str, Agent] = {
     "belief_filter": BeliefFilter(),
 }
 
-#: Values that `--tune` tries, one constant after the other, twice round.
-GRIDS: Mapping[str, Mapping[str, tuple]] = {
+#: Values that are tried, one constant after the other.
+GRIDS: dict[str, Grid] = {
     "coordinate_descent": {
         "gain": (0.5, 0.75, 1.0, 1.4, 2.0), "floor_rad": (0.015, 0.03, 0.06), "cap_rad": (0.2, 0.4),
         "forget": (0.2, 0.5, 1.0), "weight_x": (0.1, 0.25, 0.5),
@@ -246,32 +240,10 @@ GRIDS: Mapping[str, Mapping[str, tuple]] = {
 }  # fmt: skip
 
 
-def tune(name: str, episodes: int, seed: int, rounds: int = 2) -> Agent:
-    """The best constants of an agent by coordinate search on episodes of a tuning seed."""
-    env, best = PolarizationAlignment(), AGENTS[name]
-    score = _mean_return(env, best, episodes, seed)
-    for _, (field, values) in itertools.product(range(rounds), GRIDS[name].items()):
-        for value in values:
-            if value == getattr(best, field):
-                continue
-            trial = dataclasses.replace(best, **{field: value})
-            mean = _mean_return(env, trial, episodes, seed)
-            if mean > score:
-                best, score = trial, mean
-        print(f"{field} = {getattr(best, field)}: {score:.4f}", flush=True)
-    return best
-
-
-def _mean_return(env: PolarizationAlignment, agent: Agent, episodes: int, seed: int) -> float:
-    steps = env.default_params.max_steps_in_episode
-    traced = strong(agent)  # arrays are traced: one program for all constants
-    return float(np.mean(evaluate(env, traced, episodes, seed).returns)) / steps
+def main(argv: list[str] | None = None) -> int:
+    options = tuning_parser("polarization", __doc__, GRIDS, seed=11).parse_args(argv)
+    return tune_named(PolarizationAlignment(), AGENTS, GRIDS, options)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tune", choices=sorted(GRIDS), required=True)
-    parser.add_argument("--episodes", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=11)
-    options = parser.parse_args()
-    print(tune(options.tune, options.episodes, check_training_seed(options.seed)))
+    raise SystemExit(main())

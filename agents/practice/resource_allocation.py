@@ -7,9 +7,7 @@ settings it wants; of what differs the most urgent is changed first, one a minut
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import itertools
 from typing import Any
 
 import jax
@@ -17,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from agents.practice.tuning import Grid, tune_named, tuning_parser
 from qkd_gym import struct
 from qkd_gym.envs.network import allocation as task
 from qkd_gym.envs.network import coexistence as light
@@ -34,7 +33,6 @@ from qkd_gym.envs.network.allocation import (
 )
 from qkd_gym.envs.network.resource_allocation import ResourceAllocation
 from qkd_gym.evaluation.agent import Agent
-from qkd_gym.evaluation.runner import evaluate
 
 #: Window of each first slot and width: `_WINDOW_AT[first, width]`.
 _WINDOW_AT = np.zeros((SLOTS + 1, SLOTS + 1), np.int32)
@@ -203,16 +201,14 @@ AGENTS: dict[str, Agent] = {
     "best_fit": BestFit(),
 }
 
-#: Seed of the tuning episodes; the evaluation's own are never touched.
-TUNING_SEED = 101
 _RAMAN: dict[str, tuple[float, ...]] = {
     "gain": (1.2, 1.6, 2.0, 3.0),
     "blur": (0.0, 0.2, 0.4),
     "trust": (0.0, 0.5, 1.0),
     "lowest": (1.0, 3.0),
 }
-#: Values scanned, one constant after the other, twice round.
-GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
+#: Values that are tried, one constant after the other.
+GRIDS: dict[str, Grid] = {
     "fixed_band": {"wave": tuple(float(i) for i in range(WAVES)), "power": (0.0, 1.0, 2.0, 3.0)},
     "first_fit": {"power": (0.0, 1.0, 2.0, 3.0)},
     "raman_aware": _RAMAN,
@@ -227,32 +223,9 @@ GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
 }
 
 
-def tune(env: ResourceAllocation, name: str, episodes: int, rounds: int = 2) -> Agent:
-    """Coordinate search over `GRIDS` on tuning episodes."""
-    agent = jax.tree.map(np.float32, AGENTS[name])  # arrays, so that one compiled program serves all candidates
-
-    def score(candidate: Agent) -> float:
-        return float(evaluate(env, candidate, episodes, TUNING_SEED).returns.mean())
-
-    best = score(agent)
-    for _, (constant, values) in itertools.product(range(rounds), GRIDS[name].items()):
-        for value in values:
-            candidate = dataclasses.replace(agent, **{constant: np.float32(value)})
-            if (now := score(candidate)) > best:
-                agent, best = candidate, now
-        print(f"{name}: {constant} = {float(getattr(agent, constant)):g}, return {best:.1f}", flush=True)
-    return agent
-
-
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m agents.practice.resource_allocation", description=__doc__)
-    parser.add_argument("--episodes", type=int, default=32, help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=2, help="default: %(default)s")
-    parser.add_argument("--agents", nargs="+", choices=list(GRIDS), default=list(GRIDS))
-    arguments = parser.parse_args(argv)
-    for name in arguments.agents:
-        print(tune(ResourceAllocation(), name, arguments.episodes, arguments.rounds))
-    return 0
+    options = tuning_parser("resource_allocation", __doc__, GRIDS).parse_args(argv)
+    return tune_named(ResourceAllocation(), AGENTS, GRIDS, options)
 
 
 if __name__ == "__main__":
