@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from benchmarks.cost import random_step
 from benchmarks.leaderboard.jobs import keep_compiled_programs
 from qkd_gym import topologies
+from qkd_gym.arguments import count
 from qkd_gym.envs.core import Environment, Episode
 from qkd_gym.envs.network.key_routing import KeyRouting
 from qkd_gym.envs.network.node_switching import NodeSwitching
 from qkd_gym.envs.network.resource_allocation import ResourceAllocation
-from qkd_gym.evaluation.agent import RandomAgent
 
 BATCH = 16
 #: Ports of the switches that are played.
@@ -53,13 +54,9 @@ def missing(state: Any) -> Array:
 @functools.partial(jax.jit, static_argnames=("env", "steps"))
 def play(key: Array, *, env: Environment, steps: int) -> tuple[Array, Array, Array]:
     """(units missing, pools out of range, key made) after each step, `(steps, BATCH)`."""
-    agent = RandomAgent.of(env)
 
     def body(episodes: Episode, key: Array) -> tuple[Episode, Any]:
-        keys = jax.random.split(key, (2, BATCH))
-        mask = jax.vmap(env.mask)(episodes)
-        action = jax.vmap(lambda key, mask: agent.act(key, None, None, mask)[0])(keys[0], mask)
-        episodes = env.step_batch(keys[1], episodes, action)[1]
+        episodes = random_step(env, key, episodes)[1]
         state = episodes.state
         outside = (state.level < 0) | (state.level > state.capacity)
         return episodes, (jax.vmap(missing)(state), outside.reshape(BATCH, -1).any(axis=1), state.made_total)
@@ -72,8 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.books", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=10_000, help="random steps of each (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--steps", type=count(), default=10_000, help="random steps of each (default: %(default)s)")
+    parser.add_argument("--seed", type=count(0), default=0, help="default: %(default)s")
     arguments = parser.parse_args(argv)
     keep_compiled_programs()
     steps, bad = -(-arguments.steps // BATCH), 0
