@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from qkd_gym.envs.core import Environment
@@ -21,8 +22,15 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 _FAMILIES = ("practice", "oracle")
 
 
-def agents_for(env: Environment) -> dict[str, AnyAgent]:
-    """All shipped agents of a task, by name, in the order of `ROLES`: those of each role as their module lists them."""
+def agents_for(env: Environment, names: Collection[str] | None = None) -> dict[str, AnyAgent]:
+    """All shipped agents of a task, by name, in the order of `ROLES`: those of each role as their module lists them.
+
+    Args:
+        names: those alone.
+
+    Raises:
+        ValueError: if the task has no agent of a name.
+    """
     agents: dict[str, AnyAgent] = {"random": RandomAgent.of(env), "passive": PassiveAgent.of(env)}
     task = type(env).__module__.rpartition(".")[2]
     for family in _FAMILIES:
@@ -31,6 +39,10 @@ def agents_for(env: Environment) -> dict[str, AnyAgent]:
             raise ValueError(f"agents/{family}/{task}.py reuses the names {', '.join(twice)}")
         agents |= listed
     agents |= _learned(env)
+    if unknown := sorted(set(names or ()) - set(agents)):
+        raise ValueError(f"{env.id} has no agent {', '.join(unknown)}; it has: {', '.join(agents)}")
+    if names:
+        agents = {name: agent for name, agent in agents.items() if name in names}
     return dict(sorted(agents.items(), key=lambda item: ROLES.index(item[1].role)))
 
 

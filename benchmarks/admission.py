@@ -10,19 +10,24 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import sys
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from agents.registry import agents_for
+from agents.registry import AnyAgent, agents_for
+from benchmarks import bounds
 from benchmarks.leaderboard.jobs import Job, keep_compiled_programs
 from qkd_gym import TASKS, make
+from qkd_gym.arguments import count, refusing
 from qkd_gym.envs.core import Environment
 from qkd_gym.evaluation.protocol import EVALUATION_SEED, PROTOCOLS
 
 Returns = dict[str, dict[str, np.ndarray]]
+#: Mean and 95 % half width of returns per step.
+interval = functools.partial(bounds.interval, scale=1, digits=3)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,55 +37,43 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tasks", nargs="+", metavar="ID", help="task ids (default: all)")
     parser.add_argument("--scenarios", nargs="+", metavar="NAME", help="scenarios (default: all of each task)")
     parser.add_argument("--agents", nargs="+", metavar="NAME", help="agents (default: all)")
-    parser.add_argument("--episodes", type=int, default=PROTOCOLS["full"].episodes, help="default: %(default)s")
+    parser.add_argument("--episodes", type=count(), default=PROTOCOLS["full"].episodes, help="default: %(default)s")
     arguments = parser.parse_args(argv)
-    keep_compiled_programs()
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    try:
-        envs = [make(task) for task in arguments.tasks or TASKS]
-        for env in envs:
-            _check(env, arguments.scenarios, arguments.agents)
-    except ValueError as error:
-        print(f"admission: {error}", file=sys.stderr)
-        return 2
-    for env in envs:
-        roles = {n: a.role for n, a in agents_for(env).items() if not arguments.agents or n in arguments.agents}
-        returns = measure(env, list(roles), arguments.scenarios or list(env.scenarios), arguments.episodes, console)
+    plan = []
+    with refusing(parser):
+        for env in map(make, arguments.tasks or TASKS):
+            scenarios = [env.check_scenario(name) for name in arguments.scenarios or env.scenarios]
+            plan.append((env, scenarios, agents_for(env, arguments.agents)))
+    keep_compiled_programs()
+    for env, scenarios, agents in plan:
+        roles = {name: agent.role for name, agent in agents.items()}
+        returns = measure(env, agents, scenarios, arguments.episodes, console)
         console.print(f"\n{env.id}, {arguments.episodes} episodes\n", highlight=False)
         console.print(table(returns, roles), highlight=False, markup=False, soft_wrap=True)
         console.print("\n" + gaps(returns, roles), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
-def _check(env: Environment, scenarios: list[str] | None, agents: list[str] | None) -> None:
-    for scenario in scenarios or ():
-        env.check_scenario(scenario)
-    if unknown := sorted(set(agents or ()) - set(agents_for(env))):
-        raise ValueError(f"{env.id} has no agent {', '.join(unknown)}; it has: {', '.join(agents_for(env))}")
-
-
-def measure(env: Environment, names: list[str], scenarios: list[str], episodes: int, console: Console) -> Returns:
+def measure(
+    env: Environment, agents: dict[str, AnyAgent], scenarios: list[str], episodes: int, console: Console
+) -> Returns:
     """Returns per step of each episode: scenario -> agent -> `(episodes,)`."""
-    agents, found = agents_for(env), {}
+    found: Returns = {}
     columns = (TextColumn("{task.completed:.0f}/{task.total} {task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=len(names) * len(scenarios))
+        task = bar.add_task("", total=len(agents) * len(scenarios))
         for scenario in scenarios:
             shifted = dataclasses.replace(env, scenario=scenario)
             found[scenario] = {}
-            for name in names:
+            for name, agent in agents.items():
                 bar.update(task, description=f"{env.id} {scenario} {name}")
-                played = Job(shifted, name, agents[name], episodes, EVALUATION_SEED).run()
+                played = Job(shifted, name, agent, episodes, EVALUATION_SEED).run()
                 found[scenario][name] = played.returns / env.default_params.max_steps_in_episode
                 if not console.is_terminal:
                     print(f"{env.id} {scenario} {name} {interval(found[scenario][name])}", file=sys.stderr, flush=True)
                 bar.advance(task)
     return found
-
-
-def interval(values: np.ndarray) -> str:
-    """Mean and 95 % half width."""
-    return f"{values.mean():.3f} ± {1.96 * values.std(ddof=1) / np.sqrt(len(values)):.3f}"
 
 
 def table(returns: Returns, roles: dict[str, str]) -> str:

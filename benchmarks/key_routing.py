@@ -12,31 +12,25 @@ episodes.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import functools
-import hashlib
-import json
 import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from agents.registry import agents_for
-from benchmarks.leaderboard.jobs import Job, keep_compiled_programs
+from benchmarks.bounds import avoidable_loss, bounds_parser, interval, kept_bounds, play_below, recorded
+from benchmarks.cost import print_costs
+from benchmarks.leaderboard.jobs import keep_compiled_programs
 from qkd_gym import topologies
+from qkd_gym.arguments import count, refusing
 from qkd_gym.envs.core import Episode
 from qkd_gym.envs.network import key_routing as task
 from qkd_gym.envs.network.key_routing import KeyRouting
 from qkd_gym.envs.network.routes import unpack
 from qkd_gym.evaluation.protocol import EVALUATION_SEED
-from qkd_gym.evaluation.runner import episode_keys, record_exogenous
 from qkd_gym.topologies import Topology
 
 BOUNDS = Path(__file__).with_name("key_routing_bounds.json")
@@ -76,31 +70,15 @@ class Story:
         """Value of all requests, in units of return."""
         return float(self.size @ self.weight) / self.unit
 
-
-@functools.partial(jax.jit, static_argnames=("env",))
-def _start(keys: Array, *, env: KeyRouting) -> Episode:
-    return env.reset_batch(keys[:, 0])[1]
-
-
-@functools.partial(jax.jit, static_argnames=("env", "steps"))
-def _record(running: Episode, keys: Array, *, env: KeyRouting, steps: int) -> Any:
-    unit = jax.vmap(task.mean_value_per_epoch)(running.params)
-    return record_exogenous(env, running, keys, steps), unit
+    @property
+    def facts(self) -> list[np.ndarray]:
+        return [
+            self.stock, self.made, self.capacity, self.size, self.weight, self.first, self.last, self.links
+        ]  # fmt: skip
 
 
-def stories(env: KeyRouting, seed: int, episodes: int, first: int = 0) -> list[Story]:
-    """The stories of evaluation episodes `first` ... of a seed."""
-    steps = int(env.default_params.max_steps_in_episode)
-    keys = episode_keys(seed, episodes, first)
-    public = dataclasses.replace(env, scenario="training")  # the scenario is in the links alone
-    running = _start(keys, env=env)
-    trace, unit = jax.device_get(_record(running, keys, env=public, steps=steps))
-    running = jax.device_get(running)
-    return [_story(env, jax.tree.map(lambda x, i=i: x[i], (running, trace, unit))) for i in range(episodes)]
-
-
-def _story(env: KeyRouting, recorded: Any) -> Story:
-    (start, trace, unit) = recorded
+def story_of(env: KeyRouting, start: Episode, trace: Any) -> Story:
+    """The story of one episode from its first state and its `KeyRouting.exogenous`, leading axis steps + 1."""
     state, params = start.state, start.params
     steps = len(trace["made"]) - 1
     when, source = np.nonzero(trace["size"][:steps])
@@ -115,7 +93,7 @@ def _story(env: KeyRouting, recorded: Any) -> Story:
         first=when,
         last=np.minimum(task.deadline_of(tag), steps - 1),
         links=unpack(words[source, task.wants_two(tag).astype(int), task.target_of(tag)], env.num_links),
-        unit=float(unit),
+        unit=float(task.mean_value_per_epoch(params)),
     )
 
 
@@ -166,32 +144,14 @@ def fluid_bound(story: Story) -> float:
     return time_expanded_bound(whole, steps_per_bin=story.steps)
 
 
+def solve(story: Story) -> dict[str, float]:
+    return {"time_expanded": time_expanded_bound(story), "fluid": fluid_bound(story), "offered": story.offered}
+
+
 def bounds(env: KeyRouting, seed: int, episodes: int) -> np.ndarray:
     """(time-expanded, fluid, offered) of each episode, `(episodes, 3)`; solved once, kept in `BOUNDS`."""
-    kept = json.loads(BOUNDS.read_text()) if BOUNDS.exists() else {}
-    name = f"{env.id} {env.topology if isinstance(env.topology, str) else env.topology.name} K={env.num_paths} "
-    name += f"{env.scenario} seed={seed} bin={BIN}"
-    entry = kept.setdefault(name, {})
-    told = stories(env, seed, episodes)
-    for index, story in enumerate(told):
-        facts = [
-            story.stock,
-            story.made,
-            story.capacity,
-            story.size,
-            story.weight,
-            story.first,
-            story.last,
-            story.links,
-        ]
-        digest = hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in facts)).hexdigest()[:16]
-        if entry.get(str(index), {}).get("digest") == digest:
-            continue
-        values = {"time_expanded": time_expanded_bound(story), "fluid": fluid_bound(story), "offered": story.offered}
-        entry[str(index)] = {"digest": digest} | {k: round(v, 4) for k, v in values.items()}
-        BOUNDS.write_text(json.dumps(kept, indent=1) + "\n")
-        print(f"{name} episode {index}: {values}", file=sys.stderr, flush=True)
-    rows = [entry[str(i)] for i in range(episodes)]
+    name = f"{env.id} {env.graphs[0].net.name} K={env.num_paths} {env.scenario} seed={seed} bin={BIN}"
+    rows = kept_bounds(BOUNDS, name, [story_of(env, *told) for told in recorded(env, seed, episodes)], solve)
     return np.array([[row["time_expanded"], row["fluid"], row["offered"]] for row in rows])
 
 
@@ -204,47 +164,15 @@ def network(name: str) -> str | Topology:
     return topologies.generate_metro(nodes, 3 * nodes // 2, seed=nodes, radius_km=15 * (nodes / 46) ** 0.5)
 
 
-def measure_speed(names: list[str], most: int, picture: Path | None, steps: int = 50, rounds: int = 3) -> None:
-    """Steps a second of one processor core, random legal actions, and memory of an environment; prints a table.
-
-    Processor time counts, not the clock's, so that other programs on the machine matter little.
-    """
-    print(
-        "| topology | nodes | links | environments | steps/s | us per step | observation, kB | state, kB | compile, s |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
-    costs = []
-    for name in names:
-        env = KeyRouting(topology=network(name))
-        # as many as fit the processor's caches about as well
-        num_envs = int(np.clip(most * 300 / (env.num_agents * env.num_links), 16, most))
-
-        def many(key: Array, episodes: Episode, env: KeyRouting = env, num_envs: int = num_envs) -> Episode:
-            def body(episodes: Episode, key: Array) -> tuple[Episode, Array]:
-                odds = jax.random.uniform(key, (num_envs, env.num_agents, env.num_paths + 2))
-                action = jnp.argmax(jnp.where(jax.vmap(env.mask)(episodes), odds, -1), axis=-1).astype(jnp.int32)
-                out = env.step_batch(jax.random.split(key, num_envs), episodes, action)
-                return out[1], out[0].mean()
-
-            return jax.lax.scan(body, episodes, jax.random.split(key, steps))
-
-        obs, episodes = jax.jit(env.reset_batch)(jax.random.split(jax.random.key(0), num_envs))
-        begin = time.process_time()
-        compiled = jax.jit(many).lower(jax.random.key(1), episodes).compile()
-        compile_s, best = time.process_time() - begin, float("inf")
-        for _ in range(rounds):
-            begin = time.process_time()
-            jax.block_until_ready(compiled(jax.random.key(1), episodes))
-            best = min(best, (time.process_time() - begin) / (steps * num_envs))
-        held = sum(leaf.nbytes for leaf in jax.tree.leaves(episodes)) / num_envs / 1e3
-        print(
-            f"| {name} | {env.num_agents} | {env.num_links} | {num_envs} | {1 / best:,.0f} | {1e6 * best:.1f} "
-            f"| {obs.nbytes / num_envs / 1e3:.1f} | {held:.1f} | {compile_s:.0f} |",
-            flush=True,
-        )
-        costs.append((env.num_agents, 1e6 * best, held + obs.nbytes / num_envs / 1e3))
+def measure_speed(envs: dict[str, KeyRouting], most: int, picture: Path | None) -> None:
+    """Prints what a step costs on each network, and draws it."""
+    # as many as fit the processor's caches about as well
+    fit = {name: int(np.clip(most * 300 / (env.num_agents * env.num_links), 16, most)) for name, env in envs.items()}
+    costs = print_costs((f"{name}, {env.num_links} links", env, fit[name]) for name, env in envs.items())
     if picture is not None:
-        draw_speed(np.array(costs), picture)
+        kb = [cost.held_kb + cost.observation_kb for cost in costs]
+        nodes = [env.num_agents for env in envs.values()]
+        draw_speed(np.stack([nodes, [cost.us_per_step for cost in costs], kb], axis=1), picture)
 
 
 def draw_speed(costs: np.ndarray, path: Path) -> None:
@@ -273,55 +201,38 @@ def draw_speed(costs: np.ndarray, path: Path) -> None:
     figure.savefig(path)
 
 
-def interval(values: np.ndarray, percent: bool = True) -> str:
-    """Mean and 95 % half width."""
-    scale = 100 if percent else 1
-    return f"{scale * values.mean():.1f} ± {scale * 1.96 * values.std(ddof=1) / np.sqrt(len(values)):.1f}"
-
-
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.key_routing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--episodes", type=int, default=16, help="default: %(default)s")
-    parser.add_argument("--scenarios", nargs="+", default=["training"], help="default: training")
-    parser.add_argument("--agents", nargs="+", help="default: all")
-    parser.add_argument("--paths", type=int, default=5, help="paths that agents choose from (default: %(default)s)")
-    parser.add_argument("--topology", default="nsfnet14", help="default: %(default)s")
+    parser = bounds_parser("key_routing", __doc__, episodes=16)
+    parser.add_argument("--paths", type=count(), default=5, help="that agents choose from (default: %(default)s)")
+    parser.add_argument("--topology", default="nsfnet14", metavar="NAME", help="default: %(default)s")
     parser.add_argument("--speed", nargs="+", metavar="TOPOLOGY", help="measure the speed on these instead")
-    parser.add_argument("--num-envs", type=int, default=1024, help="for --speed, at most (default: %(default)s)")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="for --speed: where to draw it")
     arguments = parser.parse_args(argv)
-    keep_compiled_programs()
+    with refusing(parser):
+        names = arguments.speed or [arguments.topology]
+        networks = {name: KeyRouting(topology=network(name), num_paths=arguments.paths) for name in names}
+        envs = [dataclasses.replace(networks[names[0]], scenario=name) for name in arguments.scenarios]
+        agents = {} if arguments.speed else agents_for(envs[0], arguments.agents)
     if arguments.speed:
-        measure_speed(arguments.speed, arguments.num_envs, arguments.picture)
+        measure_speed(networks, arguments.num_envs, arguments.picture)
         return 0
-    for scenario in arguments.scenarios:
-        env = KeyRouting(topology=arguments.topology, num_paths=arguments.paths, scenario=scenario)
-        names = {n: a for n, a in agents_for(env).items() if not arguments.agents or n in arguments.agents}
-        played = {n: Job(env, n, a, arguments.episodes, EVALUATION_SEED).run() for n, a in names.items()}
-        limit = bounds(env, EVALUATION_SEED, arguments.episodes)
-        print(f"\n{env.id} {arguments.topology} K = {env.num_paths}, {scenario}, {arguments.episodes} episodes\n")
+    keep_compiled_programs()
+    for env in envs:
+        limit, fluid, offered = bounds(env, EVALUATION_SEED, arguments.episodes).T
+        played = play_below(limit, env, agents)
+        print(f"\n{env.id} {arguments.topology} K = {env.num_paths}, {env.scenario}, {arguments.episodes} episodes\n")
         print("| agent | value, % | blocked low, % | blocked high, % | burnt, % of key | avoidable loss, % |")
         print("|---|---|---|---|---|---|")
-        offered = limit[:, 2]
         for name, result in played.items():
-            over = result.returns > limit[:, 0] * (1 + 1e-5)
-            if over.any():
-                raise RuntimeError(f"{name} exceeds its bound in episodes {np.flatnonzero(over).tolist()}")
             s = result.sums
-            lost = "-"
-            if REFERENCE in played:
-                gap = limit[:, 0] - result.returns
-                whole = limit[:, 0] - played[REFERENCE].returns
-                lost = f"{100 * gap.sum() / whole.sum():.0f}"
             print(
                 f"| {name} | {interval(result.returns / offered)} | {interval(s['blocked_low'] / s['arrived_low'])} "
                 f"| {interval(s['blocked_high'] / s['arrived_high'])} "
-                f"| {interval(s['burnt_bits'] / s['certifiable_bits'])} | {lost} |"
+                f"| {interval(s['burnt_bits'] / s['certifiable_bits'])} "
+                f"| {avoidable_loss(limit, result, played.get(REFERENCE))} |"
             )
-        print(f"| clairvoyant bound | {interval(limit[:, 0] / offered)} | | | | 0 |")
-        print(f"| fluid bound | {interval(limit[:, 1] / offered)} | | | | |", flush=True)
+        print(f"| clairvoyant bound | {interval(limit / offered)} | | | | 0 |")
+        print(f"| fluid bound | {interval(fluid / offered)} | | | | |", flush=True)
     return 0
 
 

@@ -22,13 +22,8 @@ Printed beside the value is the avoidable loss, (bound - value) / (bound - value
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import functools
-import hashlib
-import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +33,16 @@ import numpy as np
 from jaxtyping import Array
 
 from agents.registry import agents_for
-from benchmarks.leaderboard.jobs import Job, keep_compiled_programs
+from benchmarks.bounds import avoidable_loss, bounds_parser, check_below, interval, kept_bounds, play_below, recorded
+from benchmarks.cost import print_costs
+from benchmarks.leaderboard.jobs import keep_compiled_programs
+from qkd_gym.arguments import refusing
 from qkd_gym.envs.core import Episode, strong
 from qkd_gym.envs.network import allocation as task
 from qkd_gym.envs.network import coexistence as light
 from qkd_gym.envs.network.resource_allocation import ResourceAllocation
 from qkd_gym.evaluation.protocol import EVALUATION_SEED
-from qkd_gym.evaluation.runner import episode_keys, evaluate, record_exogenous
+from qkd_gym.evaluation.runner import evaluate
 
 BOUNDS = Path(__file__).with_name("resource_allocation_bounds.json")
 #: Avoidable loss is measured from this agent's episodes.
@@ -83,18 +81,12 @@ class Story:
         """Return of all orders."""
         return float(self.size @ self.unit[self.tenant])
 
+    @property
+    def facts(self) -> list[np.ndarray]:
+        return [self.key, self.price, self.stock, self.capacity, self.size, self.first, self.last, self.unit]
+
 
 # ---- stories ---------------------------------------------------------------------------------------------------------
-
-
-@functools.partial(jax.jit, static_argnames=("env",))
-def _start(keys: Array, *, env: ResourceAllocation) -> Episode:
-    return env.reset_batch(keys[:, 0])[1]
-
-
-@functools.partial(jax.jit, static_argnames=("env", "steps"))
-def _record(running: Episode, keys: Array, *, env: ResourceAllocation, steps: int) -> Any:
-    return record_exogenous(env, running, keys, steps)
 
 
 @jax.jit
@@ -114,20 +106,10 @@ def _tables(lit: Array, state: Any, params: Any) -> tuple[Array, Array]:
     return jax.lax.map(step, lit)
 
 
-def stories(env: ResourceAllocation, seed: int, episodes: int, steps: int | None = None) -> list[Story]:
-    """The stories of the first evaluation episodes of a seed."""
-    steps = steps or int(env.default_params.max_steps_in_episode)
-    keys = episode_keys(seed, episodes)
-    running = _start(keys, env=env)
-    public = dataclasses.replace(env, scenario="training")  # the scenario is in the links alone
-    trace = jax.device_get(_record(running, keys, env=public, steps=steps))
-    running = jax.device_get(running)
-    return [_story(env, jax.tree.map(lambda x, i=i: x[i], (running, trace)), steps) for i in range(episodes)]
-
-
-def _story(env: ResourceAllocation, recorded: Any, steps: int) -> Story:
-    start, trace = recorded
+def story_of(env: ResourceAllocation, start: Episode, trace: Any) -> Story:
+    """The story of one episode from its first state and its `ResourceAllocation.exogenous`, leading axis steps + 1."""
     state, params = start.state, start.params
+    steps = len(trace["lit"]) - 1
     key, price = jax.device_get(_tables(trace["lit"][1 : steps + 1], state, params))
     when, tenant = np.nonzero(trace["ordered"][:steps])
     return Story(
@@ -261,65 +243,43 @@ def integer_bound(story: Story, limit_s: float = SMALL_LIMIT_S) -> float:
     return _solve(story, integer=True, limit_s=limit_s)
 
 
-def _kept() -> dict[str, dict[str, Any]]:
-    return json.loads(BOUNDS.read_text()) if BOUNDS.exists() else {}
+def solve(story: Story) -> dict[str, float]:
+    return {"linear": linear_bound(story), "offered": story.offered}
+
+
+def solve_small(story: Story) -> dict[str, float]:
+    values = solve(story)
+    return values | {"integer": min(integer_bound(story), values["linear"])}
 
 
 def bounds(env: ResourceAllocation, seed: int, episodes: int, steps: int | None = None) -> np.ndarray:
     """(linear, integer or nan, offered) of each episode; solved once, kept in `BOUNDS`. `steps`: the small case."""
-    network = env.topology if isinstance(env.topology, str) else env.topology.name
-    name = f"{env.id} {network} {env.scenario} seed={seed}" + (f" steps={steps}" if steps else "")
-    entry = _kept().get(name, {})
-    for index, story in enumerate(stories(env, seed, episodes, steps)):
-        facts = [story.key, story.price, story.stock, story.capacity, story.size, story.first, story.last, story.unit]
-        digest = hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in facts)).hexdigest()[:16]
-        if entry.get(str(index), {}).get("digest") == digest:
-            continue
-        values = {"linear": linear_bound(story), "offered": story.offered}
-        if steps:
-            values["integer"] = min(integer_bound(story), values["linear"])
-        entry[str(index)] = {"digest": digest} | {k: round(v, 4) for k, v in values.items()}
-        # read again: others may have written meanwhile
-        BOUNDS.write_text(json.dumps(_kept() | {name: entry}, indent=1) + "\n")
-        print(f"{name} episode {index}: {values}", file=sys.stderr, flush=True)
-    rows = [entry[str(i)] for i in range(episodes)]
+    name = f"{env.id} {env.plans[0].net.name} {env.scenario} seed={seed}" + (f" steps={steps}" if steps else "")
+    stories = [story_of(env, *told) for told in recorded(env, seed, episodes, steps)]
+    rows = kept_bounds(BOUNDS, name, stories, solve_small if steps else solve)
     return np.array([[row["linear"], row.get("integer", np.nan), row["offered"]] for row in rows])
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
-def interval(values: np.ndarray) -> str:
-    """Mean and 95 % half width, %."""
-    return f"{100 * values.mean():.1f} ± {196 * values.std(ddof=1) / np.sqrt(len(values)):.1f}"
-
-
-def check(name: str, returns: np.ndarray, limit: np.ndarray) -> None:
-    if (over := returns > limit * (1 + 1e-5)).any():
-        raise RuntimeError(f"{name} exceeds its bound in episodes {np.flatnonzero(over).tolist()}")
-
-
-def measure_scenario(env: ResourceAllocation, names: list[str] | None, episodes: int) -> None:
+def measure_scenario(env: ResourceAllocation, agents: dict[str, Any], episodes: int) -> None:
     """Plays all agents and prints their table."""
-    agents = {n: a for n, a in agents_for(env).items() if not names or n in names}
-    played = {n: Job(env, n, a, episodes, EVALUATION_SEED).run() for n, a in agents.items()}
-    limit = bounds(env, EVALUATION_SEED, episodes)
+    limit, _, offered = bounds(env, EVALUATION_SEED, episodes).T
+    played = play_below(limit, env, agents)
     steps = int(env.default_params.max_steps_in_episode)
     print(f"\n{env.id}, {env.scenario}, {episodes} episodes\n")
     print("| agent | return a step, % | of the bound, % | cut off, % | spilled, % of key | avoidable loss, % |")
     print("|---|---|---|---|---|---|")
     for name, result in played.items():
-        check(name, result.returns, limit[:, 0])
-        s, lost = result.sums, "-"
-        if REFERENCE in played:
-            gap, whole = limit[:, 0] - result.returns, limit[:, 0] - played[REFERENCE].returns
-            lost = f"{100 * gap.sum() / whole.sum():.0f}"
+        s = result.sums
         print(
-            f"| {name} | {interval(result.returns / steps)} | {100 * result.returns.sum() / limit[:, 0].sum():.1f} "
-            f"| {interval(s['drop_cost'] / steps)} | {interval(s['spilled_bits'] / s['certifiable_bits'])} | {lost} |"
+            f"| {name} | {interval(result.returns / steps)} | {100 * result.returns.sum() / limit.sum():.1f} "
+            f"| {interval(s['drop_cost'] / steps)} | {interval(s['spilled_bits'] / s['certifiable_bits'])} "
+            f"| {avoidable_loss(limit, result, played.get(REFERENCE))} |"
         )
-    print(f"| clairvoyant linear bound | {interval(limit[:, 0] / steps)} | 100 | | | 0 |")
-    print(f"| asked for | {interval(limit[:, 2] / steps)} | | | | |", flush=True)
+    print(f"| clairvoyant linear bound | {interval(limit / steps)} | 100 | | | 0 |")
+    print(f"| asked for | {interval(offered / steps)} | | | | |", flush=True)
 
 
 class Short(ResourceAllocation):
@@ -330,19 +290,17 @@ class Short(ResourceAllocation):
         return dataclasses.replace(drawn, max_steps_in_episode=SMALL_STEPS, load=SMALL_LOAD)
 
 
-def measure_small(names: list[str] | None, episodes: int) -> None:
+def measure_small(agents: dict[str, Any], episodes: int) -> None:
     """How loose the linear bound is: both bounds and practice where the integer one can be had."""
     env = Short(topology=SMALL)
-    limit = bounds(env, EVALUATION_SEED, episodes, SMALL_STEPS)
+    linear, integer, _ = bounds(env, EVALUATION_SEED, episodes, SMALL_STEPS).T
     print(f"\n{SMALL}, {SMALL_STEPS} steps, {episodes} episodes\n\n| agent | return a step, % |\n|---|---|")
-    for name, agent in agents_for(ResourceAllocation(topology=SMALL)).items():
-        if names and name not in names:
-            continue
+    for name, agent in agents.items():
         result = evaluate(env, agent, episodes, EVALUATION_SEED)
-        check(name, result.returns, limit[:, 1])
+        check_below(integer, name, result.returns)
         print(f"| {name} | {interval(result.returns / SMALL_STEPS)} |")
-    print(f"| integer bound | {interval(limit[:, 1] / SMALL_STEPS)} |")
-    print(f"| linear bound | {interval(limit[:, 0] / SMALL_STEPS)} |", flush=True)
+    print(f"| integer bound | {interval(integer / SMALL_STEPS)} |")
+    print(f"| linear bound | {interval(linear / SMALL_STEPS)} |", flush=True)
 
 
 class Instant(ResourceAllocation):
@@ -410,63 +368,30 @@ def measure_rates(lengths_km: tuple[float, ...] = (15.0, 35.0, 45.0, 55.0, 65.0)
         print(f"| {name} | " + " | ".join(f"{x / 60e3:.0f}" for x in np.asarray(bits)) + " |")
 
 
-def measure_speed(num_envs: int, steps: int = 50, rounds: int = 3) -> None:
-    """Steps a second of one processor core, random legal actions, and memory of an environment."""
-    env = ResourceAllocation()
-
-    def many(key: Array, episodes: Episode) -> tuple[Episode, Array]:
-        def body(episodes: Episode, key: Array) -> tuple[Episode, Array]:
-            odds = jax.random.uniform(key, (num_envs, env.num_agents, task.ACTIONS))
-            action = jnp.argmax(jnp.where(jax.vmap(env.mask)(episodes), odds, -1), axis=-1).astype(jnp.int32)
-            out = env.step_batch(jax.random.split(key, num_envs), episodes, action)
-            return out[1], out[0].mean()
-
-        return jax.lax.scan(body, episodes, jax.random.split(key, steps))
-
-    obs, episodes = jax.jit(env.reset_batch)(jax.random.split(jax.random.key(0), num_envs))
-    begin = time.process_time()
-    compiled = jax.jit(many).lower(jax.random.key(1), episodes).compile()
-    compile_s, best = time.process_time() - begin, float("inf")
-    for _ in range(rounds):
-        begin = time.process_time()
-        jax.block_until_ready(compiled(jax.random.key(1), episodes))
-        best = min(best, (time.process_time() - begin) / (steps * num_envs))
-    held = sum(leaf.nbytes for leaf in jax.tree.leaves(episodes)) / num_envs / 1e3
-    print("| agents | environments | steps/s | us per step | observation, kB | state and parameters, kB | compile, s |")
-    print("|---|---|---|---|---|---|---|")
-    print(
-        f"| {env.num_agents} | {num_envs} | {1 / best:,.0f} | {1e6 * best:.1f} | {obs.nbytes / num_envs / 1e3:.1f} "
-        f"| {held:.1f} | {compile_s:.0f} |"
-    )
-
-
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.resource_allocation",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--episodes", type=int, default=16, help="default: %(default)s")
-    parser.add_argument("--scenarios", nargs="+", default=["training"], help="default: training")
-    parser.add_argument("--agents", nargs="+", help="default: all")
+    parser = bounds_parser("resource_allocation", __doc__, episodes=16)
     parser.add_argument("--small", action="store_true", help="the integer bound of the small case instead")
     parser.add_argument("--rates", action="store_true", help="print key rates beside classical light instead")
     parser.add_argument("--parts", action="store_true", help="the best practice without each of its parts instead")
     parser.add_argument("--speed", action="store_true", help="measure the speed instead")
-    parser.add_argument("--num-envs", type=int, default=1024, help="for --speed (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    keep_compiled_programs()
+    with refusing(parser):
+        envs = [ResourceAllocation(scenario=name) for name in arguments.scenarios]
+        agents = agents_for(ResourceAllocation(topology=SMALL) if arguments.small else envs[0], arguments.agents)
     if arguments.speed:
-        measure_speed(arguments.num_envs)
-    elif arguments.rates:
+        env = ResourceAllocation()
+        print_costs([(env.plans[0].net.name, env, arguments.num_envs)])
+        return 0
+    keep_compiled_programs()
+    if arguments.rates:
         measure_rates()
     elif arguments.parts:
         measure_parts(arguments.episodes)
     elif arguments.small:
-        measure_small(arguments.agents, arguments.episodes)
+        measure_small(agents, arguments.episodes)
     else:
-        for scenario in arguments.scenarios:
-            measure_scenario(ResourceAllocation(scenario=scenario), arguments.agents, arguments.episodes)
+        for env in envs:
+            measure_scenario(env, agents, arguments.episodes)
     return 0
 
 
