@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from agents.oracle.resource_allocation import divide, windows_of
 from benchmarks.resource_allocation import Story, integer_bound, linear_bound
 from qkd_gym.envs.core import strong
 from qkd_gym.envs.network import allocation as task
@@ -305,6 +306,27 @@ def test_no_plan_is_above_the_bounds_and_with_detectors_of_their_own_the_best_on
         if trial % 2 == 0:
             assert whole == pytest.approx(best, abs=1e-6)
     assert strict > 0
+
+
+# ---- the yardstick ---------------------------------------------------------------------------------------------------
+
+
+def test_detectors_are_divided_for_the_most_gain_and_side_by_side():
+    together = np.eye(5, dtype=bool) | np.equal.outer([0, 1, 0, 0, 1], [0, 1, 0, 0, 1])
+    widths = [w for w in itertools.product(range(5), repeat=5) if w[0] + w[2] + w[3] <= 4 and w[1] + w[4] <= 4]
+    gains = np.random.default_rng(4).uniform(0, 1, (20, 5, 5)).astype(np.float32)
+    gains[:10] *= np.arange(5)  # even and convex ones, where one takes all, as well as concave ones
+    gains[10:] = np.sort(gains[10:], axis=-1)
+    gains[..., 0] = 0
+    found, windows = jax.device_get(
+        jax.jit(jax.vmap(lambda gain: (width := divide(gain, together), windows_of(width, together))))(gains)
+    )
+    for gain, width, window in zip(gains, found, windows, strict=True):
+        best = max(gain[range(5), w].sum() for w in np.array(widths))
+        assert tuple(width) in widths and gain[range(5), width].sum() == pytest.approx(best, rel=1e-5)
+        np.testing.assert_array_equal(WINDOWS[window].sum(axis=1), width)
+        assert (together @ WINDOWS[window]).max() <= 1
+    assert (found == 4).any() and (found == 1).any()
 
 
 # ---- the door --------------------------------------------------------------------------------------------------------
