@@ -27,7 +27,7 @@ from benchmarks.leaderboard.jobs import keep_compiled_programs
 from qkd_gym import topologies
 from qkd_gym.arguments import count, refusing
 from qkd_gym.envs.core import Episode
-from qkd_gym.envs.network import key_routing as task
+from qkd_gym.envs.network import relay, routing
 from qkd_gym.envs.network.key_routing import KeyRouting
 from qkd_gym.envs.network.routes import unpack
 from qkd_gym.evaluation.protocol import EVALUATION_SEED
@@ -42,7 +42,7 @@ REFERENCE = "shortest_path"
 
 @dataclasses.dataclass(frozen=True)
 class Story:
-    """All that happens in an episode whatever the agents do. Key in units of `task.UNIT_BITS`.
+    """All that happens in an episode whatever the agents do. Key in units of `routing.UNIT_BITS`.
 
     Attributes:
         stock, capacity: `(links,)`. made: `(steps, links)`; row t is there for the decisions of step t.
@@ -89,11 +89,11 @@ def story_of(env: KeyRouting, start: Episode, trace: Any) -> Story:
         capacity=state.capacity.astype(float),
         made=trace["made"][:steps].astype(float),
         size=size.astype(float),
-        weight=np.where(np.asarray(task.is_high(tag)), float(params.high_weight), 1.0),
+        weight=np.where(np.asarray(relay.is_high(tag)), float(params.high_weight), 1.0),
         first=when,
-        last=np.minimum(task.deadline_of(tag), steps - 1),
-        links=unpack(words[source, task.wants_two(tag).astype(int), task.target_of(tag)], env.num_links),
-        unit=float(task.mean_value_per_epoch(params)),
+        last=np.minimum(relay.deadline_of(tag), steps - 1),
+        links=unpack(words[source, relay.wants_two(tag).astype(int), relay.target_of(tag)], env.num_links),
+        unit=float(routing.mean_value_per_epoch(params)),
     )
 
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from agents.practice.key_routing import AGENTS as PRACTICE
 from agents.practice.key_routing import Reservation, Rule
-from qkd_gym.envs.network.key_routing import KeyRoutingParams, decode, path_figures
+from qkd_gym.envs.network.relay import path_figures
+from qkd_gym.envs.network.routing import KeyRoutingParams, decode
 from qkd_gym.evaluation.agent import PrivilegedAgent
 
 

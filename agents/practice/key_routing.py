@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from agents.practice.tuning import Grid, tune_named, tuning_parser
 from qkd_gym import struct
 from qkd_gym.arguments import count, refusing
-from qkd_gym.envs.network.key_routing import KeyRouting, KeyRoutingParams, Reading, decode
+from qkd_gym.envs.network.key_routing import KeyRouting
+from qkd_gym.envs.network.routing import KeyRoutingParams, Reading, decode
 from qkd_gym.evaluation.agent import Agent
 
 

@@ -16,9 +16,9 @@ from agents.oracle.key_routing import AGENTS
 from benchmarks.key_routing import Story, fluid_bound, time_expanded_bound
 from qkd_gym import topologies
 from qkd_gym.envs.core import Episode, strong
-from qkd_gym.envs.network import key_routing as task
+from qkd_gym.envs.network import relay, routing
 from qkd_gym.envs.network import routes as tables
-from qkd_gym.envs.network.key_routing import QUEUE, KeyRouting
+from qkd_gym.envs.network.key_routing import KeyRouting
 from qkd_gym.topologies import Link, Topology, TopologyError
 
 ENV = KeyRouting(topology="madqci", num_paths=4)
@@ -100,7 +100,7 @@ def test_the_mask_is_what_a_node_knows():
     know = np.where(ROUTES.own, after.level[:, :, None], after.known[:, :, None])
     size, tag = after.size[..., 0], after.tag[..., 0]
     on = tables.unpack(ROUTES.words, LINKS)[
-        np.arange(NODES), task.wants_two(tag).astype(int), task.target_of(tag)
+        np.arange(NODES), relay.wants_two(tag).astype(int), relay.target_of(tag)
     ]  # (time, batch, nodes, paths, links)
     enough = np.all(~on | (know[:, :, :, None] >= size[..., None, None]), axis=-1) & on.any(axis=-1)
     waiting = size > 0
@@ -113,24 +113,24 @@ def test_the_mask_is_what_a_node_knows():
 def test_requests_are_lost_after_their_deadline_and_where_the_queue_is_full():
     _, before, after, _, _, reward, info = busy(active=False)
     assert np.all(reward == 0)
-    late = task.deadline_of(after.tag) < after.time[..., None, None]
+    late = relay.deadline_of(after.tag) < after.time[..., None, None]
     assert not np.any(late & (after.size > 0))
-    due = (before.size > 0) & (task.deadline_of(before.tag) < after.time[..., None, None])
+    due = (before.size > 0) & (relay.deadline_of(before.tag) < after.time[..., None, None])
     kept = (before.size > 0).sum(axis=-1) - due.sum(axis=-1)
-    overflow = (after.arrived_size > 0) & (kept == QUEUE)
+    overflow = (after.arrived_size > 0) & (kept == routing.QUEUE)
     lost = due.sum(axis=(-1, -2)) + overflow.sum(axis=-1)
     np.testing.assert_array_equal(info["blocked_low"] + info["blocked_high"], lost)
     assert overflow.any() and due.any()
     # in order, without holes
     assert np.all(np.diff((after.size > 0).astype(int), axis=-1) <= 0)
-    deadlines = task.deadline_of(after.arrived_tag)[after.arrived_size > 0]
+    deadlines = relay.deadline_of(after.arrived_tag)[after.arrived_size > 0]
     waits = deadlines - np.broadcast_to(after.time[..., None], after.arrived_size.shape)[after.arrived_size > 0]
     assert waits.min() == 5 and waits.max() == 29
 
 
 def test_gossip_is_as_old_as_it_says():
     _, _, after, _, obs, _, _ = busy()
-    reading = task.decode(obs[200, 0], PATHS)
+    reading = routing.decode(obs[200, 0], PATHS)
     ages = np.where(ROUTES.own, 0, after.known_age[200, 0])
     np.testing.assert_allclose(reading.age_s, ages, rtol=1e-5)
     assert after.known_age.min() == 15 and after.known_age.max() == 59
@@ -168,11 +168,11 @@ def test_demand_is_what_it_says():
     mean = (p.largest_kbit - p.smallest_kbit) / np.log(p.largest_kbit / p.smallest_kbit) - 0.5
     assert size.mean() == pytest.approx(mean, rel=0.05)
     tag = after.arrived_tag[arrived]
-    assert task.is_high(tag).mean() == pytest.approx(0.25, abs=0.02)
+    assert relay.is_high(tag).mean() == pytest.approx(0.25, abs=0.02)
     source = np.broadcast_to(np.arange(NODES), after.arrived_size.shape)[arrived]
-    target = task.target_of(tag)
+    target = relay.target_of(tag)
     assert np.all(target != source) and target.min() == 0 and target.max() == NODES - 1
-    assert np.all(ROUTES.two[source, target][task.wants_two(tag)])
+    assert np.all(ROUTES.two[source, target][relay.wants_two(tag)])
     pair = np.broadcast_to(after.hot[:, :, None], (*arrived.shape, 2))[arrived]
     hot = ((source == pair[:, 0]) & (target == pair[:, 1])) | ((source == pair[:, 1]) & (target == pair[:, 0]))
     chance = 0.7 / (NODES * (NODES - 1) / 2)
@@ -181,7 +181,7 @@ def test_demand_is_what_it_says():
 
 @functools.partial(jax.jit, static_argnums=())
 def contend(level, route, size, priority):
-    return task.relay_in_order(level, route, size, priority, jnp.float32(0.5))
+    return relay.relay_in_order(level, route, size, priority, jnp.float32(0.5))
 
 
 def test_contention_is_served_one_after_the_other():
@@ -227,8 +227,8 @@ def test_paths_are_paths_and_two_of_them_are_disjoint():
                 assert set(links) < set(both)
         assert lengths and lengths == sorted(lengths)
     np.testing.assert_array_equal(tables.unpack(tables.pack(on), LINKS), on)
-    np.testing.assert_array_equal(task.unpack_words(jnp.asarray(ROUTES.words[0]), LINKS), on[0])
-    np.testing.assert_array_equal(task.pack_words(jnp.asarray(on[0])), ROUTES.words[0])
+    np.testing.assert_array_equal(relay.unpack_words(jnp.asarray(ROUTES.words[0]), LINKS), on[0])
+    np.testing.assert_array_equal(relay.pack_words(jnp.asarray(on[0])), ROUTES.words[0])
 
 
 def test_the_fluid_limit_is_the_linear_programs():
@@ -283,7 +283,7 @@ def tale(rng, links, steps, requests, paths=1, one_size=False):
 
 
 def best_by_trying(story):
-    """Greatest value over all choices of step and path for every request, served whole; pools as in the task."""
+    """Greatest value over all choices of step and path for every request, served whole; pools as in the relay."""
     choices = [
         [None, *((t, k) for t in range(first, last + 1) for k in range(story.links.shape[1]))]
         for first, last in zip(story.first, story.last, strict=True)
