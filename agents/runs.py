@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import importlib
 import json
-import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from qkd_gym.evaluation.runner import EpisodeResults, evaluate, evaluate_vector
 from qkd_gym.evaluation.scores import MissingReference, physical, reference_for, score
 from qkd_gym.evaluation.soundness import violations
 from qkd_gym.evaluation.statistics import Interval, bootstrap, iqm, stratified_bootstrap
+from qkd_gym.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -90,16 +90,6 @@ def number(value: Any, kind: type[int] | type[float]) -> Any:
 def digest(facts: Mapping[str, Any]) -> str:
     """A short name for a configuration."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """The file appears whole or not at all, even if the machine stops."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:

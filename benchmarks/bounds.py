@@ -19,12 +19,12 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from agents.runs import write_atomic
 from benchmarks.leaderboard.jobs import Job
 from qkd_gym.arguments import count
 from qkd_gym.envs.core import Environment, Episode
 from qkd_gym.evaluation.protocol import EVALUATION_SEED
 from qkd_gym.evaluation.runner import EpisodeResults, episode_keys, record_exogenous
+from qkd_gym.files import write_atomic
 
 #: Episodes recorded at a time. Always as many: rounding, and so the digest of a story, depends on the size of a batch.
 BATCH = 16

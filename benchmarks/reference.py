@@ -30,6 +30,7 @@ from qkd_gym.evaluation.protocol import EVALUATION_SEED, PROTOCOLS
 from qkd_gym.evaluation.scores import SCHEMA, Anchor, Reference, read_references, render
 from qkd_gym.evaluation.soundness import violations
 from qkd_gym.evaluation.statistics import Interval
+from qkd_gym.files import write_atomic
 
 #: Called with what is being played and the stretches that this finished.
 Tick = Callable[[str, int], None]
@@ -159,9 +160,7 @@ def _store(path: Path, env: Environment, scale: dict[str, Anchor]) -> None:
     entries = {name: _entry(anchor) for name, anchor in scale.items()}
     scenarios = task["scenarios"] | {env.scenario: {**entries, "version": qkd_gym.__version__, "commit": commit()}}
     task["scenarios"] = {name: scenarios[name] for name in env.scenarios if name in scenarios}
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(render({"schema": SCHEMA, "tasks": dict(sorted(tasks.items()))}) + "\n")
-    part.replace(path)
+    write_atomic(path, (render({"schema": SCHEMA, "tasks": dict(sorted(tasks.items()))}) + "\n").encode())
 
 
 def _entry(anchor: Anchor) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
-from agents.runs import write_atomic
+from qkd_gym.files import write_atomic
 
 FORMAT = "qkd_gym.checkpoint/1"
 

@@ -9,11 +9,9 @@ import hashlib
 import importlib.util
 import io
 import json
-import os
 import platform
 import re
 import subprocess
-import threading
 import zipfile
 import zlib
 from pathlib import Path
@@ -26,6 +24,7 @@ import qkd_gym
 from qkd_gym.envs.core import Environment
 from qkd_gym.evaluation.footprint import Footprint, measure
 from qkd_gym.evaluation.runner import EpisodeResults, Progress, evaluate
+from qkd_gym.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "evaluations"
@@ -77,10 +76,9 @@ class Job:
         if (done := self.stored()) is not None:
             return done
         results = evaluate(self.env, self.agent, self.episodes, self.seed, first=self.first, progress=progress)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f".{os.getpid()}-{threading.get_ident()}.part.npz")
-        np.savez(part, **_pack(results))
-        part.replace(self.path)
+        packed = io.BytesIO()
+        np.savez(packed, **_pack(results))
+        write_atomic(self.path, packed.getvalue())
         return results
 
 
@@ -181,10 +179,7 @@ def footprint_of(path: Path, env: Environment) -> Footprint:
     except (OSError, ValueError, TypeError):  # missing, or cut short by a kill
         pass
     measured = measure(path, env)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    part = kept.with_name(f".{os.getpid()}.part.json")
-    part.write_text(json.dumps(dataclasses.asdict(measured)))
-    part.replace(kept)
+    write_atomic(kept, json.dumps(dataclasses.asdict(measured)).encode())
     return measured
 
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +37,7 @@ from jaxtyping import Array, PRNGKeyArray
 from qkd_gym import struct
 from qkd_gym.envs.core import Environment
 from qkd_gym.evaluation.agent import Agent
+from qkd_gym.files import write_atomic
 
 #: Value of ``__metadata__["format"]``; the version grows when a reader of the old one would misread the new one.
 FORMAT = "qkd_gym.policy/1"
@@ -221,10 +221,7 @@ def save_policy(path: str | Path, spec: PolicySpec, weights: Mapping[str, Any]) 
     _check_tensors(spec, arrays, "these weights")
     header = {"format": FORMAT, "spec": json.dumps(dataclasses.asdict(spec), sort_keys=True)}
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(save(arrays, metadata=header))
-    part.replace(path)
+    write_atomic(path, save(arrays, metadata=header))
     return path
 
 
