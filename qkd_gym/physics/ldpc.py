@@ -95,7 +95,11 @@ def curves() -> tuple[Curve, ...]:
                     setting["punctured"],
                     setting["shortened"],
                     setting["rate"],
-                    *(column[name] for name in ("efficiency", "qber", "frames", "errors", "undetected")),
+                    column["efficiency"],
+                    column["qber"],
+                    column["frames"],
+                    column["errors"],
+                    column["undetected"],
                     column["iterations"] / column["frames"],
                 )
             )

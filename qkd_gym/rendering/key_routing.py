@@ -11,7 +11,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from qkd_gym.envs.network import relay
+from qkd_gym.envs.network.relay import is_high
 from qkd_gym.envs.network.routes import unpack
 from qkd_gym.physics.networks import shortest_lengths
 from qkd_gym.topologies import Topology
@@ -127,18 +127,20 @@ class Renderer:
                 strength = 0.55 * (1 - age / _RECENT)
                 hit = count > 0
                 axes.add_collection(
-                    LineCollection(lines[hit], colors=colour, linewidths=width[hit] + offset, alpha=strength, zorder=1)
+                    LineCollection(
+                        [*lines[hit]], colors=colour, linewidths=width[hit] + offset, alpha=strength, zorder=1
+                    )
                 )
         axes.add_collection(
-            LineCollection(lines[up], colors=_POOLS(fill[up]), linewidths=width[up], zorder=2, capstyle="round")
+            LineCollection([*lines[up]], colors=_POOLS(fill[up]), linewidths=width[up], zorder=2, capstyle="round")
         )
         axes.add_collection(
-            LineCollection(lines[~up], colors=_POOLS(fill[~up]), linewidths=width[~up], linestyles=":", zorder=2)
+            LineCollection([*lines[~up]], colors=_POOLS(fill[~up]), linewidths=width[~up], linestyles=":", zorder=2)
         )
         for a, b in lines[~up]:
             axes.plot(*(a + b) / 2, marker="x", ms=10, mew=2.5, color=_LOST, zorder=5)
         queue = np.asarray(state.size) > 0
-        high = np.asarray(relay.is_high(np.asarray(state.tag))) & queue
+        high = np.asarray(is_high(state.tag)) & queue
         hot = np.asarray(state.hot)
         small = len(at) > 20
         axes.scatter(*at[hot].T, s=620 if not small else 260, color=_HOT, zorder=3)

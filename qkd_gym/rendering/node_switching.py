@@ -43,7 +43,7 @@ class Renderer:
         colour = held @ self._colours
         locking = np.asarray(state.relock_left)[:, None] > 0
         colour = np.where(locking, 0.35 * colour + 0.65, colour)
-        self._strip.append(np.where(held.any(axis=1)[:, None], colour, 1.0))
+        self._strip.append(np.where(held.any(axis=1, keepdims=True), colour, 1.0))
         self._value.append((float(info["secret_bits"]), float(info["demand_bits"])))
         self._relock += float(info["relock_min"])
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from qkd_gym import struct
 from qkd_gym.envs.core import EnvParams, EnvState
@@ -164,7 +164,7 @@ def block_key(params: KeyRoutingParams) -> tuple[Float[Array, " links"], Float[A
     return secret_bits(params, sent, pulses), pulses / params.clock_hz
 
 
-def mean_value_per_epoch(params: KeyRoutingParams) -> Array:
+def mean_value_per_epoch(params: KeyRoutingParams) -> ArrayLike:
     """Mean weighted demand of an epoch, in units of key: what rewards are measured in."""
     return params.demand_kbit_per_s * params.epoch_s * (1 + (params.high_weight - 1) * params.high_share)
 
