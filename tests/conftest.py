@@ -7,7 +7,7 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
-# Programs that commands keep on disk would outlive the test that ran them: XLA has crashed writing such a file.
+# Programs that commands keep on disk would outlive the test that ran them.
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 import hypothesis
