@@ -80,7 +80,9 @@ class Config:
     taught: tuple[int, ...] = _option((), "components of the action that only imitation trains, to the end")
     initial_log_std: float = _option(-0.5, "log standard deviation of continuous actions at the start")
     noise_by_state: bool = _option(False, "that deviation is an output of the network; imitation fits it, too")
-    noise_scale: float = _option(1.0, "deviation of the actions taken over the one that imitation fits")
+    noise_scale: float = _option(
+        1.0, "deviation of the actions taken, or temperature of the choices, over the one that imitation fits"
+    )
     stochastic: bool = _option(False, "the saved policy keeps drawing its actions; false: it acts by its mode")
     stagger: bool = _option(True, "start the first episodes at random clocks, so that they do not end in step")
 
@@ -219,11 +221,16 @@ class Gaussian:
 
 @dataclasses.dataclass(frozen=True)
 class Categorical:
-    """One choice (`Discrete`) or several independent ones (`MultiDiscrete`). A mask has an entry per output."""
+    """One choice (`Discrete`) or several independent ones (`MultiDiscrete`). A mask has an entry per output.
+
+    Attributes:
+        noise_scale: temperature of the draws over that of the distribution that imitation fits.
+    """
 
     choices: tuple[int, ...]
     start: int = 0
     single: bool = True
+    noise_scale: float = 1.0
 
     @property
     def num_outputs(self) -> int:
@@ -252,7 +259,7 @@ class Categorical:
         return sum(-jnp.sum(jnp.exp(logits) * logits, axis=-1) for logits in self._log_softmax(outputs, mask))
 
     def distance(self, params, outputs, mask, action, components):
-        return -self.log_prob({}, outputs, mask, action)
+        return -self.log_prob({}, self.noise_scale * outputs, mask, action)
 
     def _log_softmax(self, outputs: Array, mask: Array | None) -> list[Array]:
         return [jax.nn.log_softmax(part) for part in self._split(_masked(outputs, mask))]
@@ -274,9 +281,9 @@ def actions_of(env: Environment, config: Config) -> Actions:
             raise ValueError(f"continuous actions must be a vector in [-1, 1]; {env.name} has {space}")
         return Gaussian(space.shape[0], config.noise_by_state, config.noise_scale, config.taught)
     if isinstance(space, gym.spaces.Discrete):
-        return Categorical((int(space.n),), start=int(space.start))
+        return Categorical((int(space.n),), start=int(space.start), noise_scale=config.noise_scale)
     if isinstance(space, gym.spaces.MultiDiscrete):
-        return Categorical(tuple(int(n) for n in space.nvec), single=False)
+        return Categorical(tuple(int(n) for n in space.nvec), single=False, noise_scale=config.noise_scale)
     raise ValueError(f"PPO needs a Box, Discrete or MultiDiscrete action space; {env.name} has {space}")
 
 

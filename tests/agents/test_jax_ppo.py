@@ -376,6 +376,20 @@ def test_noise_by_state_is_fitted_to_the_teachers_spread():
     np.testing.assert_allclose(jnp.exp(log_std), 0.5 * advice.std(), rtol=0.03)
 
 
+def test_choices_are_drawn_at_a_temperature_below_what_is_fitted():
+    actions = Categorical((2,), noise_scale=0.5)
+    advice = (jnp.arange(5000) % 5 == 0).astype(jnp.int32)  # a fifth asks for 1
+
+    def loss(outputs):
+        return actions.distance({}, jnp.broadcast_to(outputs, (5000, 2)), None, advice, (0,)).mean()
+
+    outputs = jnp.zeros(2)
+    for _ in range(300):
+        outputs -= jax.grad(loss)(outputs)
+    odds = actions.log_prob({}, outputs, None, jnp.int32(0)) - actions.log_prob({}, outputs, None, jnp.int32(1))
+    np.testing.assert_allclose(odds, 2 * np.log(4), rtol=0.01)
+
+
 def test_prediction_of_the_hidden_state_learns():
     config = dataclasses.replace(SMALL, memory="gru", critic="privileged", bootstrap=False, predict_coef=1.0)
     trainer, state, _ = trained(Walk(), config)
