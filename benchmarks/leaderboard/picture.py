@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.leaderboard.entries import Board
+from benchmarks.leaderboard.table import figure
 from qkd_gym.evaluation.agent import ROLES
 
 #: Colours that stay apart for colour-blind readers (Okabe and Ito).
@@ -22,7 +23,7 @@ def draw(boards: list[Board], path: Path) -> None:
     rows = [[board for board in boards if board.env_id == task] for task in tasks]
     columns = max(len(row) for row in rows)
     heights = [0.9 + 0.27 * max(len(board.entries) for board in row) for row in rows]
-    figure, axes = plt.subplots(
+    whole, axes = plt.subplots(
         len(rows),
         columns,
         figsize=(3.2 + 4.3 * columns, sum(heights) + 0.5),
@@ -42,12 +43,12 @@ def draw(boards: list[Board], path: Path) -> None:
         label: anchor for label, anchor in lines.items() if any(getattr(b.reference, anchor, None) for b in boards)
     }
     marks += [plt.Line2D([], [], color=COLOURS[anchor], linestyle=":", label=label) for label, anchor in lines.items()]
-    figure.legend(
+    whole.legend(
         handles=marks, loc="outside lower center", ncols=min(len(marks), 4 * columns), frameon=False, fontsize=9
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    whole.savefig(path, dpi=130)
+    plt.close(whole)
 
 
 def _panel(axis, board: Board, labels: bool) -> None:
@@ -58,7 +59,7 @@ def _panel(axis, board: Board, labels: bool) -> None:
         axis.plot([interval.low, interval.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt")
         axis.plot(interval.value, y, "o", color=colour, markersize=5)
         unit = next(iter(entry.physical), None)
-        text = f"{interval.value:.2f}" + (f"   {entry.physical[unit].value:.3g} {unit}" if unit else "")
+        text = f"{interval.value:.2f}" + (f"   {figure(entry.physical[unit].value, 3)} {unit}" if unit else "")
         axis.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=7.5, color=colour)
     reference = board.reference
     if reference is not None:

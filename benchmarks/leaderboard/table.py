@@ -11,13 +11,13 @@ from benchmarks.leaderboard.entries import Board, Entry
 from qkd_gym.evaluation.statistics import Interval
 
 STYLES = {"learned": "bold", "ceiling": "dim", "oracle": "dim"}
-#: Physical figures shown, if the task has them; the others are in the JSON.
-UNITS = ("kbit/s",)
+#: Secret key in physical units: the first that the task has is shown, others are in the JSON.
+UNITS = ("kbit/s", "Mbit/episode")
 
 
 def render(board: Board) -> RenderableType:
     """The table of one task and scenario, with its scale underneath."""
-    units = [unit for unit in UNITS if any(unit in entry.physical for entry in board.entries)]
+    units = [unit for unit in UNITS if any(unit in entry.physical for entry in board.entries)][:1]
     violated = any(entry.violations for entry in board.entries)
     episodes = max(entry.episodes for entry in board.entries)
     title = f"{board.env_id}   {board.scenario}   {episodes} episodes"
@@ -50,8 +50,13 @@ def _cells(entry: Entry, units: list[str], to_beat: bool) -> list[str]:
         entry.role,
         *score,
         f"{entry.mean_return.value:.4g}",
-        *(f"{entry.physical[unit].value:.4g}" if unit in entry.physical else "" for unit in units),
+        *(figure(entry.physical[unit].value) if unit in entry.physical else "" for unit in units),
     ]
+
+
+def figure(value: float, digits: int = 4) -> str:
+    """So many digits, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
 
 
 def _costs(board: Board) -> str:
