@@ -70,12 +70,6 @@ class Story:
         """Value of all requests, in units of return."""
         return float(self.size @ self.weight) / self.unit
 
-    @property
-    def facts(self) -> list[np.ndarray]:
-        return [
-            self.stock, self.made, self.capacity, self.size, self.weight, self.first, self.last, self.links
-        ]  # fmt: skip
-
 
 def story_of(env: KeyRouting, start: Episode, trace: Any) -> Story:
     """The story of one episode from its first state and its `KeyRouting.exogenous`, leading axis steps + 1."""

@@ -81,10 +81,6 @@ class Story:
         """Return of all orders."""
         return float(self.size @ self.unit[self.tenant])
 
-    @property
-    def facts(self) -> list[np.ndarray]:
-        return [self.key, self.price, self.stock, self.capacity, self.size, self.first, self.last, self.unit]
-
 
 # ---- stories ---------------------------------------------------------------------------------------------------------
 

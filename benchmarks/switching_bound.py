@@ -68,10 +68,6 @@ class Story:
         """All demand, in units of return."""
         return float(self.demand.sum()) / self.unit
 
-    @property
-    def facts(self) -> list[np.ndarray]:
-        return [np.asarray(getattr(self, field.name), float) for field in dataclasses.fields(self)]
-
 
 @dataclasses.dataclass(frozen=True)
 class Prices:
