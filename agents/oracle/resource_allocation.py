@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from agents.practice.resource_allocation import BestFit
+from agents.practice.resource_allocation import BestFit, first_legal
 from qkd_gym import struct
 from qkd_gym.envs.network import allocation as task
 from qkd_gym.envs.network import coexistence as light
@@ -55,11 +55,7 @@ class KnownFibres(PrivilegedAgent[ResourceAllocationParams]):
         gain = counts[:, None] * kept * jnp.where(has[:, None] == _WIDTHS[None], self.stay, 1.0)
         window = windows_of(divide(gain, reading.rival), reading.rival)
         wanted = [power + task.TO_POWER, wave + task.TO_WAVE, window + task.TO_WINDOW, release + task.TO_RELEASE]
-        action = jnp.zeros(len(obs), jnp.int32)
-        for choice in reversed(wanted):
-            legal = jnp.any(mask & (choice[:, None] == np.arange(mask.shape[-1])[None]), axis=1)
-            action = jnp.where(legal, choice, action)
-        return action.astype(jnp.int32), carry
+        return first_legal(wanted, mask), carry
 
 
 def divide(gain: Float[Array, "links widths"], together: Bool[Array, "links links"]) -> Int[Array, " links"]:

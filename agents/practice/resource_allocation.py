@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from agents.practice.tuning import Grid, tune_named, tuning_parser
 from qkd_gym import struct
@@ -53,15 +53,20 @@ class _Rule(Agent[ResourceAllocationParams]):
         params = dataclasses.replace(carry, length_km=reading.length_km, extra_loss_db=reading.extra_loss_db)
         wave, window, power, release = self.judge(reading, params)
         wanted = [power + task.TO_POWER, wave + task.TO_WAVE, window + task.TO_WINDOW, release + task.TO_RELEASE]
-        action = jnp.zeros(len(obs), jnp.int32)
-        for choice in reversed(wanted):
-            legal = jnp.any(mask & (choice[:, None] == np.arange(mask.shape[-1])[None]), axis=1)
-            action = jnp.where(legal, choice, action)
-        return action.astype(jnp.int32), carry
+        return first_legal(wanted, mask), carry
 
     def judge(self, reading: Reading, params: ResourceAllocationParams) -> tuple[Array, Array, Array, Array]:
         """(wavelength, window, power, release) that each link should have, int32 `(links,)`."""
         raise NotImplementedError
+
+
+def first_legal(wanted: list[Array], mask: Bool[Array, "links actions"]) -> Int[Array, " links"]:
+    """Of the actions that each link wants, by urgency, the first that its mask allows; 0 (keep all) if none."""
+    action = jnp.zeros(len(mask), jnp.int32)
+    for choice in reversed(wanted):
+        legal = jnp.any(mask & (choice[:, None] == np.arange(mask.shape[-1])[None]), axis=1)
+        action = jnp.where(legal, choice, action)
+    return action.astype(jnp.int32)
 
 
 def fixed_turns(reading: Reading) -> Int[Array, " links"]:

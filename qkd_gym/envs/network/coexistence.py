@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from qkd_gym import struct
+from qkd_gym.envs.network.links import Devices
 from qkd_gym.physics import raman
 from qkd_gym.physics.finite_key import ClickProbs, Distillation, expected_counts, lim_channel, two_decoy_key
 from qkd_gym.physics.information import NEPER_PER_DB
@@ -23,7 +24,7 @@ DARK, COMMON, HIGH = 0, 1, 2
 
 
 @struct.dataclass
-class Coexistence:
+class Coexistence(Devices):
     """Fibres, transceivers and classical traffic of a network. Defaults are design values where no source is named."""
 
     # the grid: classical channels at a 200 GHz spacing, quantum ones half way between or in the O band
@@ -56,11 +57,7 @@ class Coexistence:
         default=110.0, low=0.0, high=200.0, unit="dB", doc="against all other classical channels"
     )
     guard_nm: float = struct.field(default=1.2, low=0.0, high=50.0, unit="nm", doc="closer channels are neighbours")
-    # quantum transceivers: source and receiver of Lim et al., PRA 89, 022307 (2014), at 1 GHz
-    clock_hz: float = struct.field(default=1e9, low=1e6, high=1e10, unit="Hz", doc="pulse rate")
-    receiver_efficiency: float = struct.field(default=0.1, low=1e-4, high=1.0, doc="detector and optics")
-    dark_count_prob_per_gate: float = struct.field(default=6e-7, low=0.0, high=0.01, unit="1/gate", doc="per detector")
-    afterpulse_prob: float = struct.field(default=0.04, low=0.0, high=0.5, doc="per click")
+    # quantum light
     misalignment_error: Any = struct.field(
         default=(0.005,), low=0.0, high=0.2, doc="optical error probability (links,)"
     )
@@ -71,11 +68,6 @@ class Coexistence:
     )
     probabilities: Any = struct.field(default=(0.59, 0.28, 0.13), low=0.0, high=1.0, doc="of the intensities (3,)")
     key_basis_prob: float = struct.field(default=0.895, low=0.01, high=0.999, doc="of both users")
-    error_correction_efficiency: float = struct.field(
-        default=1.16, low=1.0, high=2.0, doc="disclosed bits per Shannon limit"
-    )
-    eps_sec: float = struct.field(default=1e-10, low=1e-20, high=1e-2, doc="secrecy parameter of a block")
-    eps_cor: float = struct.field(default=1e-15, low=1e-30, high=1e-2, doc="correctness parameter of a block")
     # classical transceivers
     high_sensitivity_dbm: float = struct.field(
         default=-20.0, low=-60.0, high=20.0, unit="dBm", doc="least power at the receiver of a high-format lightpath"

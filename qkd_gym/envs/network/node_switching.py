@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from qkd_gym import struct
 from qkd_gym.envs.core import Environment, EnvParams, EnvState
 from qkd_gym.envs.network import switching
+from qkd_gym.envs.network.links import TwoDecoyDevices
 from qkd_gym.envs.network.switching import PER_RECEIVER, REST, UNIT_BITS
 from qkd_gym.physics.drift import ornstein_uhlenbeck_step
 from qkd_gym.physics.numerics import sin_cos, stored
@@ -30,12 +31,12 @@ SEEN_DEMAND_MIN = 10.0
 
 
 @struct.dataclass
-class NodeSwitchingParams(EnvParams):
+class NodeSwitchingParams(TwoDecoyDevices, EnvParams):
     """One switched network and a day's demand. Defaults are design values where no source is named. `n` transmitters,
     `m` receivers."""
 
     max_steps_in_episode: int = struct.field(default=1440, low=1, high=100_000, unit="step", doc="time limit, 24 h")
-    # light: source and receiver of Lim et al., PRA 89, 022307 (2014), at 1 GHz
+    # light
     transmitter_km: Any = struct.field(
         default=(15.0,), low=0.0, high=200.0, unit="km", doc="fibre from each transmitter to the switch (n,)"
     )
@@ -49,18 +50,6 @@ class NodeSwitchingParams(EnvParams):
     misalignment_error: Any = struct.field(
         default=0.005, low=0.0, high=0.2, doc="optical error probability of each pairing (n, m)"
     )
-    clock_hz: float = struct.field(default=1e9, low=1e6, high=1e10, unit="Hz", doc="pulse rate")
-    receiver_efficiency: float = struct.field(default=0.1, low=1e-4, high=1.0, doc="detector and optics")
-    dark_count_prob_per_gate: float = struct.field(default=6e-7, low=0.0, high=0.01, unit="1/gate", doc="per detector")
-    afterpulse_prob: float = struct.field(default=0.04, low=0.0, high=0.5, doc="per click")
-    vacuum_intensity: float = struct.field(
-        default=2e-4, low=0.0, high=0.01, unit="photon/pulse", doc="weakest intensity"
-    )
-    error_correction_efficiency: float = struct.field(
-        default=1.16, low=1.0, high=2.0, doc="disclosed bits per Shannon limit"
-    )
-    eps_sec: float = struct.field(default=1e-10, low=1e-20, high=1e-2, doc="secrecy parameter of a block")
-    eps_cor: float = struct.field(default=1e-15, low=1e-30, high=1e-2, doc="correctness parameter of a block")
     drift_db: float = struct.field(
         default=1.0, low=0.0, high=2.0, unit="dB", doc="standard deviation of a pairing's excess loss"
     )

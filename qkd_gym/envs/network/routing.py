@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from qkd_gym import struct
 from qkd_gym.envs.core import EnvParams, EnvState
-from qkd_gym.envs.network.links import pulses_of, secret_bits, transmittance
+from qkd_gym.envs.network.links import TwoDecoyDevices, pulses_of, secret_bits, transmittance
 from qkd_gym.envs.network.routes import fluid_limit, routes_of
 from qkd_gym.physics.decoy_settings import near_optimal_settings
 from qkd_gym.topologies import Topology, TopologyError
@@ -29,35 +29,23 @@ REQUESTS_PER_S, SIZE_RATIO = 0.15, 32.0
 
 
 @struct.dataclass
-class KeyRoutingParams(EnvParams):
+class KeyRoutingParams(TwoDecoyDevices, EnvParams):
     """One network: its links, what it is asked for, and how news of its pools spreads. Defaults are design values
     where no source is named."""
 
     max_steps_in_episode: int = struct.field(default=600, low=1, high=100_000, unit="step", doc="time limit, 10 min")
     epoch_s: float = struct.field(default=1.0, low=0.01, high=60.0, unit="s", doc="one step")
     graph: int = struct.field(default=0, low=0, high=1, doc="0: the topology named; 1: its held-out stand-in")
-    # links: source and receiver of Lim et al., PRA 89, 022307 (2014), at 1 GHz
+    # links
     length_km: Any = struct.field(default=(50.0,), low=0.0, high=500.0, unit="km", doc="fibre of each link (links,)")
     loss_db_per_km: float = struct.field(default=0.2, low=0.0, high=5.0, unit="dB/km", doc="of the fibre")
     extra_loss_db: Any = struct.field(default=(0.0,), low=0.0, high=30.0, unit="dB", doc="splices, switches (links,)")
     misalignment_error: Any = struct.field(
         default=(0.005,), low=0.0, high=0.2, doc="optical error probability (links,)"
     )
-    clock_hz: float = struct.field(default=1e9, low=1e6, high=1e10, unit="Hz", doc="pulse rate")
-    receiver_efficiency: float = struct.field(default=0.1, low=1e-4, high=1.0, doc="detector and optics")
-    dark_count_prob_per_gate: float = struct.field(default=6e-7, low=0.0, high=0.01, unit="1/gate", doc="per detector")
-    afterpulse_prob: float = struct.field(default=0.04, low=0.0, high=0.5, doc="per click")
-    vacuum_intensity: float = struct.field(
-        default=2e-4, low=0.0, high=0.01, unit="photon/pulse", doc="weakest intensity"
-    )
     block_clicks: float = struct.field(
         default=5e6, low=1e4, high=1e10, unit="count", doc="key-basis clicks of a finite-key block"
     )
-    error_correction_efficiency: float = struct.field(
-        default=1.16, low=1.0, high=2.0, doc="disclosed bits per Shannon limit"
-    )
-    eps_sec: float = struct.field(default=1e-10, low=1e-20, high=1e-2, doc="secrecy parameter of a block")
-    eps_cor: float = struct.field(default=1e-15, low=1e-30, high=1e-2, doc="correctness parameter of a block")
     fail_interval_s: float = struct.field(default=3600.0, low=1.0, unit="s", doc="mean time to a link's failure")
     repair_s: float = struct.field(default=60.0, low=1.0, unit="s", doc="mean time to its recovery")
     # pools

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from qkd_gym.envs.network.links import LinkConstants, pulses_of, secret_bits, transmittance
+from qkd_gym.envs.network.links import TwoDecoyDevices, pulses_of, secret_bits, transmittance
 from qkd_gym.physics.decoy_settings import near_optimal_settings
 from qkd_gym.physics.numerics import stored
 
@@ -68,7 +68,7 @@ def grant(
     return want & ~contested, refused, jnp.any(contested, axis=1)
 
 
-def log_block_key(params: LinkConstants, loss_db: Float[Array, "n m"], error: Any, seconds: Any) -> Array:
+def log_block_key(params: TwoDecoyDevices, loss_db: Float[Array, "n m"], error: Any, seconds: Any) -> Array:
     """Natural logarithm of the secret bits (at least one) of a block at each of `KNOTS_DB` more loss, `(knots, n, m)`.
 
     The settings of the source are those for the loss without excess: the operator does not know the drift.
