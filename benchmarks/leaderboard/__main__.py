@@ -103,7 +103,8 @@ def run(envs: list[Any], protocol: Protocol, console: Console) -> list[Board]:
             stopping.set()
             pool.shutdown(cancel_futures=True)
         played = [one.result() for one in playing]
-        bar.update(shown, description="timing the decisions of trained policies")
+        bar.update(shown, description="timing")
+        console.print("timing the decisions of trained policies, one after the other", highlight=False)
         return [
             make_board(board, [_timed(env, *one) for one in zip(agents[env].items(), results, strict=True)])
             for env, of_task in zip(envs, played, strict=True)
